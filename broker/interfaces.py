@@ -1,0 +1,352 @@
+"""The four seams. Each docstring is a promise, and `tests/conformance/` checks it on every implementation.
+
+Errors: every method raises `shared.errors.Unavailable` when its server cannot be reached within its timeout, and
+translates the foreign library's exceptions at its own file. Every implementation is an async context manager that
+connects on entry and, on exit, ends what it started.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from shared.events import Event
+from shared.jobs import Job, Lane, Outcome
+
+# --- JobQueue -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStats:
+    provider: str
+    lane: Lane
+    depth: int
+    """Jobs waiting, those on delay levels not counted."""
+    in_flight: int
+    """Jobs delivered and not settled, over all workers as far as the backend knows."""
+    oldest: float | None
+    """Seconds that the job at the head has been waiting; None when unknown or the lane is empty."""
+    drain_rate: float
+    """Jobs per second settled, a moving average as this process sees it."""
+    bound: int
+    consumers: int
+    paused: bool = False
+
+    @property
+    def estimated_wait(self) -> float:
+        """Seconds until a job published now would start; 0 for an empty lane, `depth` seconds while nothing drains."""
+        return self.depth / self.drain_rate if self.drain_rate > 0 else float(self.depth)
+
+
+class Delivery(Protocol):
+    """A job in a worker's hands. Exactly one of the three settles it; settling twice is an error, settling after the
+    connection was lost does nothing, because the queue delivers the job again."""
+
+    @property
+    def job(self) -> Job: ...
+
+    @property
+    def redelivered(self) -> bool:
+        """True when the queue gave this job to a consumer before, who left without settling it."""
+        ...
+
+    async def ack(self) -> None:
+        """The job is finished, or its successor is safely published."""
+        ...
+
+    async def dead(self, reason: str) -> None:
+        """Move the job to `headrace.dead.<provider>` with the reason, then ack."""
+        ...
+
+    async def hand_back(self) -> None:
+        """Put the job back at the end of its lane for another worker, by republish and ack (a requeue would spend the
+        delivery limit of RabbitMQ 3.10)."""
+        ...
+
+
+class OutcomeBatch(Protocol):
+    @property
+    def outcomes(self) -> Sequence[Outcome]: ...
+
+    async def ack(self) -> None:
+        """The outcomes are committed in the store."""
+        ...
+
+
+class Consumer(Protocol):
+    """Deliveries of one worker from its lanes. While several lanes have jobs it serves them by weighted deficit round
+    robin, interactive to batch as 8 to 1. At most `prefetch` deliveries are unsettled at a time."""
+
+    async def get(self) -> Delivery:
+        """The next delivery; waits for one. Survives a reconnect. Raises `asyncio.CancelledError` only."""
+        ...
+
+    async def pause(self, provider: str, seconds: float) -> None:
+        """Stop taking jobs of this provider for so long: all its keys are at their limits. A second call prolongs or
+        shortens it; 0 resumes."""
+        ...
+
+    async def stop(self) -> None:
+        """Take nothing more. Deliveries already handed out can still be settled; those prefetched and not yet handed
+        out go back to the queue."""
+        ...
+
+
+class JobQueue(Protocol):
+    def publish(self, job: Job, *, delay: float = 0.0) -> "asyncio.Future[None]":
+        """Send `job` to the lane `headrace.jobs.<provider>.<lane>` of its current leg, now or after `delay` seconds
+        (0 to 3,600, rounded up to a power of two over a fraction of a second).
+
+        Writes at once and returns a future that resolves when the queue has taken responsibility: awaiting it is
+        optional for a client that is itself waiting for events, and mandatory before acking a predecessor. The future
+        raises `QueueFull` (with `retry_after` = depth / drain rate, clamped to 1..3,600 s) when the lane is at its
+        bound and `Unavailable` when the connection is lost before the confirm. A delayed job ignores the bound.
+        """
+        ...
+
+    def consume(
+        self, providers: Sequence[str], prefetch: int, lanes: Sequence[Lane] = (Lane.INTERACTIVE, Lane.BATCH)
+    ) -> AbstractAsyncContextManager[Consumer]:
+        """Take jobs from these lanes. A job whose consumer leaves without settling it is delivered again, marked
+        `redelivered`."""
+        ...
+
+    def record(self, outcomes: Sequence[Outcome]) -> "asyncio.Future[None]":
+        """Put outcomes on the durable `headrace.outcomes` queue as one message. The future resolves when they are
+        safe; only then may their job be acked."""
+        ...
+
+    def outcomes(self, prefetch: int) -> AbstractAsyncContextManager[AsyncIterator[OutcomeBatch]]:
+        """Batches for the recorder, each one message as `record` sent it; unacked ones come again."""
+        ...
+
+    async def declare(self, providers: Sequence[str]) -> None:
+        """Make the exchange, lanes, delay levels, dead-letter queues and outcomes queue of these providers. Idempotent."""
+        ...
+
+    async def stats(self) -> list[LaneStats]:
+        """One entry for each declared lane."""
+        ...
+
+    async def ping(self) -> None:
+        """Return when the queue answers; raise `Unavailable` when it does not."""
+        ...
+
+
+# --- EventLog -------------------------------------------------------------------------------------------------------
+
+
+class Follower(Protocol):
+    """Live events of one job, in order, none missing and none twice, ending after the last one."""
+
+    def __aiter__(self) -> "AsyncIterator[Event]": ...
+
+    async def next(self, timeout: float | None = None) -> Event:
+        """The next event. Raises `TimeoutError` when none comes within `timeout` seconds (nothing is lost by it), and
+        `shared.errors.Unavailable` when the log lost events that it had promised (say, flushed)."""
+        ...
+
+    def close(self) -> None:
+        """Stop following. Safe to call twice."""
+        ...
+
+
+class EventLog(Protocol):
+    @property
+    def reply_channel(self) -> str:
+        """This process's own channel; `Job.reply_to` of jobs that it publishes."""
+        ...
+
+    def follow(self, job_id: str) -> Follower:
+        """Follow a job whose `reply_to` is this process's channel; synchronous, call it before publishing the job so
+        that nothing can be missed. A follower that does not read has a bounded buffer (256 events) and then reads the
+        log instead; it never blocks others."""
+        ...
+
+    async def emit(self, reply_to: str, events: Sequence[Event]) -> None:
+        """Append to the job's log (kept for `ttl` after the last event, 10 minutes by default) and ring the doorbell
+        on `reply_to`, in one round trip. Events of STARTED kind are logged only."""
+        ...
+
+    def mark_started(self, event: Event) -> "asyncio.Future[None]":
+        """Log a STARTED event. The bytes are handed to the operating system before this returns, so that a process
+        killed right afterwards has still left its note. Awaiting the future is optional."""
+        ...
+
+    async def replay(self, job_id: str, after: int = 0) -> list[Event]:
+        """Logged events with a sequence over `after`, and every STARTED event, in the order they were appended."""
+        ...
+
+    async def cancel(self, job_id: str) -> None:
+        """Tell every worker, now and for the next 10 minutes, that nobody wants this job."""
+        ...
+
+    async def is_cancelled(self, job_id: str, since: float) -> bool:
+        """Whether `cancel` was called. Local knowledge answers when this process has listened since before `since`
+        (seconds since the epoch), else the server is asked."""
+        ...
+
+    def on_cancel(self, job_id: str, event: asyncio.Event) -> AbstractAsyncContextManager[None]:
+        """While inside, `event` is set as soon as somebody cancels the job."""
+        ...
+
+    async def put_body(self, job_id: str, body: bytes, ttl: float) -> None:
+        """Claim check: keep a large body for `ttl` seconds."""
+        ...
+
+    async def get_body(self, job_id: str) -> bytes | None: ...
+
+    async def ping(self) -> None: ...
+
+
+# --- Limiter --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one bucket allows. None means no limit of that kind."""
+
+    rpm: float | None = None
+    """Requests a minute."""
+    tpm: float | None = None
+    """Tokens a minute."""
+    parallel: int | None = None
+    """Requests at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    deployment: str
+    bucket: str
+    """Key and model that the provider meters together; deployments may share it."""
+    credential: str
+    """The provider key's fingerprint; a dead key takes all its deployments out."""
+    limits: Limits
+    tokens: int
+    """Tokens to reserve; clamped to the bucket's capacity, so that a large request can pass when the bucket is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Permission for one attempt. Settle it on every exit path."""
+
+    deployment: str
+    bucket: str
+    lease: str
+    """Unique to this attempt: `<job id>/<attempt>`."""
+    reserved: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Nobody may go now. Nothing was written."""
+
+    wait: float
+    """Seconds until the first candidate could be granted; `inf` when all are dead."""
+    reason: str
+    """requests, tokens, parallel, cooldown or dead: what the candidate that is free first is waiting for."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketState:
+    bucket: str
+    requests: float | None
+    tokens: float | None
+    """Balances, refilled up to now; None when never used or not limited. Negative after an overshoot."""
+    in_flight: int
+    cooldown: float
+    """Seconds left."""
+
+
+class Limiter(Protocol):
+    async def take(self, lease: str, candidates: Sequence[Candidate], *, lease_ttl: float = 660.0) -> Grant | Refusal:
+        """Grant the first candidate, in the order given, that is not dead, not cooling down, and whose bucket has a
+        request, its tokens and a parallel slot: all of them or none. One atomic step on the server's clock for all
+        processes. `lease_ttl` seconds after an attempt that was never settled, its slot frees itself."""
+        ...
+
+    async def settle(self, grant: Grant, tokens: int | None) -> None:
+        """Give the slot back and replace the reserved tokens by those really used (None: keep the reservation, 0:
+        refund all). A balance may become negative. Settling a lease twice, or one that expired, changes nothing."""
+        ...
+
+    async def learn(self, grant: Grant, limits: Limits, remaining_requests: int | None, remaining_tokens: int | None,
+    ) -> None:
+        """What the provider's `x-ratelimit-*` headers said. Limits that the config did not set are adopted; a lower
+        `remaining` than our balance is believed, a higher one is not (other attempts are on their way)."""
+        ...
+
+    async def cool_down(self, bucket: str, seconds: float) -> None:
+        """No process may use the bucket for so long (0 to 3,600 s; clamped). A longer cooldown in force is kept."""
+        ...
+
+    async def bury(self, credential: str, seconds: float) -> None:
+        """The provider refused the key (401, 402, 403): nobody uses it for so long. 0 revives it."""
+        ...
+
+    async def state(self, buckets: Sequence[str]) -> list[BucketState]: ...
+
+    async def ping(self) -> None: ...
+
+
+# --- Store ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SpendQuery:
+    """A page of the ledger, newest first."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+    key: str | None = None
+    user: str | None = None
+    request_id: str | None = None
+    """A job id or a response id."""
+    limit: int = 1000
+    """1 to 10,000."""
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpendSummary:
+    cost: int
+    """Nano-dollars."""
+    attempts: int
+    by_model: dict[str, int] = field(default_factory=dict)
+    """Nano-dollars by upstream model."""
+
+
+@dataclass(frozen=True, slots=True)
+class DailySpend:
+    date: str
+    """YYYY-MM-DD, UTC."""
+    cost: int
+    users: dict[str, int]
+    models: dict[str, int]
+
+
+class Store(Protocol):
+    async def migrate(self) -> None:
+        """Bring the schema up to date; safe while several processes do it at once."""
+        ...
+
+    async def record(self, outcomes: Sequence[Outcome]) -> int:
+        """Add rows in one transaction; those whose (job_id, attempt) exist already are left as they are. Returns how
+        many were new. When it returns they are committed."""
+        ...
+
+    async def spend(self, query: SpendQuery) -> list[Outcome]: ...
+
+    async def daily(self, query: SpendQuery) -> list[DailySpend]:
+        """Spend by day, in date order, for the query's filters (its limit and offset do not apply)."""
+        ...
+
+    async def summary(self) -> SpendSummary: ...
+
+    async def ping(self) -> None: ...
+
+
+Json = dict[str, Any]

@@ -1,0 +1,183 @@
+"""A job: one request on its way from the api to a worker, and the outcome of each attempt at it."""
+
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Self
+
+import orjson
+
+SCHEMA_VERSION = 1
+
+
+class Lane(StrEnum):
+    INTERACTIVE = "interactive"  # a client is waiting
+    BATCH = "batch"  # nobody is
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One stop on a job's route: deployments of one provider that may serve it, best `order` first."""
+
+    provider: str
+    group: str
+    """The model group (`model_name`) that the deployments belong to."""
+    deployments: tuple[str, ...]
+    """Deployment ids. No secret travels: workers hold the keys."""
+    fallback: bool = False
+    """True when this leg belongs to a fallback group, not to the one that the client named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    id: str
+    endpoint: str
+    """OpenTelemetry's operation in OpenAI's words: `chat.completions`."""
+    model: str
+    """The model's name as the client sent it."""
+    route: tuple[Leg, ...]
+    body: bytes
+    """The request's JSON, as it came."""
+    reply_to: str
+    """The api process's reply channel."""
+    accepted_at: float
+    """Seconds since the epoch."""
+    deadline: float
+    """Seconds since the epoch; after it nobody is waiting."""
+    stream: bool = False
+    lane: Lane = Lane.INTERACTIVE
+    attempt: int = 1
+    """Counts upstream attempts over all legs; with the id, the ledger's primary key."""
+    leg: int = 0
+    retries: int = 0
+    """Retries spent on the current leg."""
+    max_retries: int = 2
+    published_at: float = 0.0
+    """When the job was last put on a queue; with it the worker measures the queue wait."""
+    key: str = ""
+    """SHA-256 of the caller's API key, in hex; empty when the broker runs open."""
+    team: str = ""
+    user: str = ""
+    tags: tuple[str, ...] = ()
+    traceparent: str = ""
+    claim: bool = False
+    """The body stayed behind (`EventLog.get_body`) because it is over `CLAIM_CHECK_BYTES`."""
+    cause: dict[str, Any] | None = None
+    """The first group's error (`AppError.to_wire`), which the client gets if everything else fails too."""
+
+    @property
+    def current(self) -> Leg:
+        return self.route[self.leg]
+
+    @property
+    def provider(self) -> str:
+        return self.route[self.leg].provider
+
+    def headers(self) -> bytes:
+        """Everything but the body, as the value of one AMQP header."""
+        meta = {name: getattr(self, name) for name in _META}
+        meta["v"] = SCHEMA_VERSION
+        return orjson.dumps(meta)
+
+    @classmethod
+    def from_wire(cls, headers: bytes, body: bytes) -> Self:
+        """The job that `headers` and `body` describe. Fields of a newer version are ignored."""
+        meta = orjson.loads(headers)
+        known = {name: meta[name] for name in _META if name in meta}
+        known["route"] = tuple(
+            Leg(leg["provider"], leg["group"], tuple(leg["deployments"]), leg["fallback"]) for leg in meta["route"]
+        )
+        known["lane"] = Lane(meta["lane"])
+        known["tags"] = tuple(meta["tags"])
+        return cls(body=body, **known)
+
+    def next_retry(self) -> "Job":
+        return replace(self, attempt=self.attempt + 1, retries=self.retries + 1)
+
+    def next_leg(self) -> "Job":
+        return replace(self, attempt=self.attempt + 1, leg=self.leg + 1, retries=0)
+
+
+_META = tuple(name for name in Job.__slots__ if name != "body")
+
+CLAIM_CHECK_BYTES = 1024 * 1024
+"""A body over 1 MiB does not travel through the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens by class. The classes are disjoint, so no token is priced twice; `reasoning` is a part of `output`."""
+
+    input: int = 0
+    """Uncached input tokens."""
+    cache_read: int = 0
+    cache_write: int = 0
+    """Written to a cache that lives for 5 minutes (the default)."""
+    cache_write_1h: int = 0
+    output: int = 0
+    """All output tokens, reasoning included."""
+    reasoning: int = 0
+    estimated: bool = False
+    """The provider did not say; this is our estimate."""
+
+    @property
+    def prompt(self) -> int:
+        return self.input + self.cache_read + self.cache_write + self.cache_write_1h
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.output
+
+
+class Status(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"  # the worker died during the attempt; the provider may have billed it
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One attempt, as the ledger keeps it. (job_id, attempt) is unique."""
+
+    job_id: str
+    attempt: int
+    started_at: float
+    """Seconds since the epoch."""
+    endpoint: str
+    model: str
+    """What the client asked for."""
+    group: str
+    deployment: str
+    provider: str
+    upstream_model: str
+    status: Status
+    usage: Usage = field(default_factory=Usage)
+    cost: int = 0
+    """Nano-dollars."""
+    queue_wait: float = 0.0
+    """Seconds from acceptance (or the last republish) to the start of the attempt."""
+    ttft: float | None = None
+    """Seconds from the start of the attempt to the first token."""
+    duration: float = 0.0
+    """Seconds."""
+    error_code: str = ""
+    error_message: str = ""
+    """At most 500 characters, without secrets."""
+    stream: bool = False
+    key: str = ""
+    team: str = ""
+    user: str = ""
+    tags: tuple[str, ...] = ()
+    response_id: str = ""
+    """The `id` that the client saw."""
+
+    def to_wire(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def from_wire(cls, wire: bytes | dict[str, Any]) -> Self:
+        fields = orjson.loads(wire) if isinstance(wire, bytes) else dict(wire)
+        fields["usage"] = Usage(**fields["usage"])
+        fields["status"] = Status(fields["status"])
+        fields["tags"] = tuple(fields["tags"])
+        return cls(**{name: value for name, value in fields.items() if name in cls.__slots__})

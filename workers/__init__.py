@@ -1,0 +1,1 @@
+"""Consume, choose a key, translate, call, settle."""

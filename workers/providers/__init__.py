@@ -1,0 +1,1 @@
+"""One module a wire format. Pure: values in, values out; no I/O, no clock, no settings, no logging."""
