@@ -1,0 +1,1 @@
+"""HTTP is known here and nowhere else."""

@@ -6,12 +6,13 @@ connects on entry and, on exit, ends what it started.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from shared.errors import AppError
 from shared.events import Event
 from shared.jobs import Job, Lane, Outcome
 
@@ -148,6 +149,10 @@ class Follower(Protocol):
         `shared.errors.Unavailable` when the log lost events that it had promised (say, flushed)."""
         ...
 
+    def fail(self, error: AppError) -> None:
+        """The job will not run: `next` raises `error` once the events that came before are read."""
+        ...
+
     def close(self) -> None:
         """Stop following. Safe to call twice."""
         ...
@@ -188,8 +193,16 @@ class EventLog(Protocol):
         (seconds since the epoch), else the server is asked."""
         ...
 
-    def on_cancel(self, job_id: str, event: asyncio.Event) -> AbstractAsyncContextManager[None]:
-        """While inside, `event` is set as soon as somebody cancels the job."""
+    def on_cancel(self, job_id: str, callback: Callable[[], None]) -> AbstractContextManager[None]:
+        """While inside, `callback` is called, on the event loop, as soon as somebody cancels the job."""
+        ...
+
+    async def announce(self, worker: str, ttl: float) -> None:
+        """The worker is alive, for `ttl` seconds more; 0 withdraws it."""
+        ...
+
+    async def present(self, worker: str) -> bool:
+        """Whether the worker's last announcement still holds."""
         ...
 
     async def put_body(self, job_id: str, body: bytes, ttl: float) -> None:
@@ -273,7 +286,12 @@ class Limiter(Protocol):
         refund all). A balance may become negative. Settling a lease twice, or one that expired, changes nothing."""
         ...
 
-    async def learn(self, grant: Grant, limits: Limits, remaining_requests: int | None, remaining_tokens: int | None,
+    async def learn(
+        self,
+        grant: Grant,
+        limits: Limits,
+        remaining_requests: int | None,
+        remaining_tokens: int | None,
     ) -> None:
         """What the provider's `x-ratelimit-*` headers said. Limits that the config did not set are adopted; a lower
         `remaining` than our balance is believed, a higher one is not (other attempts are on their way)."""

@@ -26,7 +26,8 @@ class Event:
     seq: int
     kind: Kind
     data: bytes = b""
-    meta: dict[str, Any] | None = None
+    meta: Any = None
+    """A JSON object; what goes in may be a dataclass, what comes out is a dict."""
 
     @property
     def last(self) -> bool:

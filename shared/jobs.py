@@ -1,6 +1,6 @@
 """A job: one request on its way from the api to a worker, and the outcome of each attempt at it."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -61,6 +61,12 @@ class Job:
     traceparent: str = ""
     claim: bool = False
     """The body stayed behind (`EventLog.get_body`) because it is over `CLAIM_CHECK_BYTES`."""
+    headers_in: dict[str, str] | None = None
+    """Headers of the client that concern vendors (`anthropic-beta`), lower-case."""
+    avoid: str = ""
+    """The deployment that failed last; it is tried after all others."""
+    suspect: bool = False
+    """Published again because the first confirm was lost: another copy may be on its way, so look at the log first."""
     cause: dict[str, Any] | None = None
     """The first group's error (`AppError.to_wire`), which the client gets if everything else fails too."""
 
@@ -90,11 +96,11 @@ class Job:
         known["tags"] = tuple(meta["tags"])
         return cls(body=body, **known)
 
-    def next_retry(self) -> "Job":
-        return replace(self, attempt=self.attempt + 1, retries=self.retries + 1)
+    def next_retry(self, avoid: str = "") -> "Job":
+        return replace(self, attempt=self.attempt + 1, retries=self.retries + 1, avoid=avoid)
 
     def next_leg(self) -> "Job":
-        return replace(self, attempt=self.attempt + 1, leg=self.leg + 1, retries=0)
+        return replace(self, attempt=self.attempt + 1, leg=self.leg + 1, retries=0, avoid="")
 
 
 _META = tuple(name for name in Job.__slots__ if name != "body")
@@ -172,7 +178,7 @@ class Outcome:
     """The `id` that the client saw."""
 
     def to_wire(self) -> bytes:
-        return orjson.dumps(asdict(self))
+        return orjson.dumps(self)
 
     @classmethod
     def from_wire(cls, wire: bytes | dict[str, Any]) -> Self:

@@ -1,0 +1,49 @@
+# Every target works from a fresh clone with git, make and python3 >= 3.11; `test` installs Debian packages when it may.
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check bench servers install debian clean
+
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+help: ## What there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: install ## Start Headrace on port 4000 with a simulated model: no servers, no keys
+	@$(BIN)/headrace serve --config config.example.yaml
+
+demo: install ## Watch it work: a burst, a stream and a batch against a simulated provider
+	@$(BIN)/headrace demo
+
+test: install debian ## Every test, on private RabbitMQ, Redis and PostgreSQL servers
+	@$(BIN)/python -m tests.servers -- $(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+check: install ## Format, lint, types, import contracts, unit tests: under a minute, no servers
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/pytest -q -n $(WORKERS) tests/unit tests/providers tests/meta
+
+bench: install debian ## Measure speed and overload, on private servers
+	@$(BIN)/python -m tests.servers -- $(BIN)/python -m benchmarks
+
+servers: install debian ## Start the private servers, print their addresses, stop them at Ctrl-C
+	@$(BIN)/python -m tests.servers -- sh -c 'env | grep ^HEADRACE_TEST_; exec sleep infinity'
+
+install: $(INSTALLED) ## Put what uv.lock names into .venv
+
+$(INSTALLED): pyproject.toml uv.lock
+	@deploy/debian-packages ensurepip
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen
+	@touch $@
+
+debian:
+	@deploy/debian-packages servers
+
+clean: ## Remove what the other targets made
+	rm -rf .venv .servers .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,128 @@
+"""The `headrace` command."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+
+from api import check as auditing
+from api import serving, supervisor
+from api.response_headers import VERSION
+from shared import config as configuration
+from shared.catalog import Catalog
+from shared.catalog_builder import build_catalog
+from shared.config import Config
+from shared.config_variables import Reference
+from shared.errors import ConfigError
+from shared.logs import configure
+from shared.settings import Settings, environment, load_settings, resolve
+
+app = typer.Typer(
+    name="headrace",
+    help="A queue-based inference broker: OpenAI's API in, every provider out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="LiteLLM's config.yaml. Default: HEADRACE_CONFIG.", dir_okay=False)
+]
+
+
+def main() -> None:
+    """Run a command; a configuration that cannot run ends with one line and exit code 2."""
+    try:
+        app()
+    except ConfigError as error:
+        sys.stderr.write(f"headrace: {error}\n")
+        sys.exit(2)
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: HEADRACE_HOST or 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on. Default: HEADRACE_PORT or 4000.", min=0, max=65535)
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Api processes; more than one needs RABBITMQ_URL and REDIS_URL.", min=1)
+    ] = 1,
+) -> None:
+    """Run the api. Without RABBITMQ_URL the workers run in the same process."""
+    settings, catalog = _load(config)
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = settings.model_copy(update=given)
+    serving.require_key_unless_loopback(settings)
+    if workers > 1 and supervisor.inherited() is None:
+        serving.require_shared_seams(settings, workers)
+        sys.exit(supervisor.supervise(settings, workers))
+    uvloop.run(serving.serve(settings, catalog))
+
+
+@app.command()
+def worker(
+    config: ConfigOption = None,
+    provider: Annotated[
+        list[str] | None, typer.Option("--provider", "-p", help="Take jobs of this provider only; may be repeated.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Jobs at a time. Default: HEADRACE_CONCURRENCY or 256.", min=1, max=10_000)
+    ] = None,
+    recorder: Annotated[bool, typer.Option(help="Also write outcomes to the ledger.")] = True,
+    health_port: Annotated[
+        int | None,
+        typer.Option(help="Serve /health/liveliness and /metrics on this port of 127.0.0.1.", min=0, max=65535),
+    ] = None,
+) -> None:
+    """Run a pool of workers. Needs RABBITMQ_URL and REDIS_URL."""
+    settings, catalog = _load(config)
+    serving.require_shared_seams(settings)
+    if concurrency is not None:
+        settings = settings.model_copy(update={"concurrency": concurrency})
+    providers = serving.known_providers(provider or [], catalog)
+    uvloop.run(serving.work(settings, catalog, providers, recorder=recorder, health_port=health_port))
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Audit the environment before anything starts: variables, keys, config, and a connection to each server."""
+    environ = environment()
+    settings = load_settings()
+    path = config or settings.config
+    missing: list[Reference] = []
+    loaded = configuration.load(path, environ, missing) if path else configuration.default_config(environ)
+    settings = resolve(settings, loaded)
+    findings = asyncio.run(auditing.audit(settings, loaded, path, serving.pings(settings)))
+    Console(stderr=False).print(auditing.render(findings))
+    sys.exit(1 if auditing.failed(findings) else 0)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(VERSION)
+
+
+def _load(path: Path | None) -> tuple[Settings, Catalog]:
+    settings = load_settings()
+    loaded = _config(path or settings.config)
+    settings = resolve(settings, loaded)
+    configure(settings.log_level, settings.log_format)
+    catalog = build_catalog(loaded)
+    serving.warn(loaded, catalog)
+    return settings, catalog
+
+
+def _config(path: Path | None) -> Config:
+    environ = environment()
+    return configuration.default_config(environ) if path is None else configuration.load(path, environ)
+
+
+if __name__ == "__main__":
+    main()

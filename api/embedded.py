@@ -1,0 +1,70 @@
+"""What runs beside the api or instead of it: workers and the recorder, in one process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from broker.backends import Backends
+from shared.catalog import Catalog
+from shared.clock import SystemClock
+from shared.errors import Unavailable
+from shared.settings import Settings
+from workers.pipeline import Seams
+from workers.recorder import Recorder
+from workers.worker import Worker
+
+_FIRST_WAIT = 0.2  # seconds, doubled up to the longest
+_LONGEST_WAIT = 5.0
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def workforce(
+    backends: Backends, catalog: Catalog, settings: Settings, providers: list[str] | None = None
+) -> AsyncIterator[None]:
+    """A worker and a recorder, while inside. Leaving drains the worker, then the recorder."""
+    stopping = asyncio.Event()
+    async with recording(backends), asyncio.TaskGroup() as group:
+        worker = make_worker(backends, catalog, settings, providers)
+        group.create_task(worker.run(stopping))
+        try:
+            yield
+        finally:
+            stopping.set()
+
+
+def make_worker(backends: Backends, catalog: Catalog, settings: Settings, providers: list[str] | None = None) -> Worker:
+    return Worker(
+        Seams(backends.queue, backends.log, backends.limiter, catalog, SystemClock()),
+        providers or catalog.providers(),
+        concurrency=settings.concurrency,
+        grace=settings.grace_seconds,
+        keep_ledger=not settings.disable_spend_logs,
+    )
+
+
+@asynccontextmanager
+async def recording(backends: Backends) -> AsyncIterator[None]:
+    """The recorder, while inside. It begins when the store's schema is there; outcomes wait in the queue until then."""
+    task = asyncio.create_task(_record(backends), name="recorder")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _record(backends: Backends) -> None:
+    wait = _FIRST_WAIT
+    while True:
+        try:
+            await backends.store.migrate()
+            break
+        except Unavailable as error:
+            log.warning("the ledger's database is away; outcomes wait in the queue", reason=error.message)
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _LONGEST_WAIT)
+    await Recorder(backends.queue, backends.store).run()

@@ -1,0 +1,61 @@
+"""Several api processes on one port: a parent that binds it, starts them, and starts those anew that die."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import structlog
+
+from shared.settings import Settings
+
+SOCKET_VARIABLE = "HEADRACE_LISTEN_FD"  # tells a child which inherited file descriptor to accept on
+_SHORTEST_LIFE = 1.0  # seconds; a child that dies sooner is started again only after this time
+
+log = structlog.get_logger()
+
+
+def supervise(settings: Settings, count: int) -> int:
+    """Run `count` copies of this command until SIGTERM or SIGINT; returns the exit code."""
+    listening = bind(settings)
+    listening.set_inheritable(True)
+    environment = os.environ | {SOCKET_VARIABLE: str(listening.fileno())}
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+
+    def start() -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "api.cli", *sys.argv[1:]]
+        return subprocess.Popen(command, env=environment, pass_fds=[listening.fileno()])  # noqa: S603 - our own command
+
+    children = [start() for _ in range(count)]
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    while not stopping:
+        time.sleep(_SHORTEST_LIFE)
+        for index, child in enumerate(children):
+            if child.poll() is not None and not stopping:
+                log.error("an api process died; starting another", code=child.returncode)
+                children[index] = start()
+    return max(abs(child.wait()) for child in children)
+
+
+def bind(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((settings.host, settings.port))
+    listening.listen(2048)
+    return listening
+
+
+def inherited() -> socket.socket | None:
+    """The parent's socket, in a child."""
+    number = os.environ.get(SOCKET_VARIABLE)
+    return socket.socket(fileno=int(number)) if number else None

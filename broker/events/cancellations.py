@@ -1,0 +1,45 @@
+"""Which jobs were cancelled lately, and who is waiting to hear of it: one process's knowledge."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+CANCEL_TTL = 600.0  # seconds that a cancellation is remembered
+_MAX_REMEMBERED = 100_000  # jobs; the oldest are forgotten first
+
+
+class Cancellations:
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}  # in the order they were added, so the first one ends first
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
+
+    def __contains__(self, job_id: str) -> bool:
+        until = self._until.get(job_id)
+        return until is not None and until > asyncio.get_running_loop().time()
+
+    @property
+    def watched(self) -> list[str]:
+        return list(self._watchers)
+
+    def add(self, job_id: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._until.pop(job_id, None)
+        self._until[job_id] = now + CANCEL_TTL
+        while len(self._until) > _MAX_REMEMBERED or next(iter(self._until.values())) <= now:
+            del self._until[next(iter(self._until))]
+        for callback in self._watchers.get(job_id, ()):
+            callback()
+
+    @contextmanager
+    def watch(self, job_id: str, callback: Callable[[], None]) -> Iterator[None]:
+        """While inside, `callback` is called once the job is cancelled; at once if it is already."""
+        watchers = self._watchers.setdefault(job_id, [])
+        watchers.append(callback)
+        if job_id in self:
+            callback()
+        try:
+            yield
+        finally:
+            watchers.remove(callback)
+            if not watchers:
+                self._watchers.pop(job_id, None)

@@ -1,0 +1,261 @@
+"""Taking jobs from RabbitMQ: one connection, one channel, a consumer on each lane.
+
+How much a worker holds: each lane's consumer has a prefetch of its own, the worker's concurrency plus a little
+look-ahead (so that a lane has its next job here when its turn comes; without it the weights would depend on round
+trips). At most `prefetch` jobs over all lanes are handed out; the others wait in their lane's buffer. A worker of two
+busy lanes thus holds about `prefetch` jobs that it is not working on. RabbitMQ cannot share one prefetch between quorum
+queues.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from aiormq.abc import AbstractChannel, DeliveredMessage
+
+from broker import topology
+from broker.queues import rabbitmq_frames as frames
+from broker.queues.drain_rate import LaneMeter
+from broker.queues.intake import Intake
+from broker.queues.lanes import LaneRotation
+from broker.queues.rabbitmq_link import CLOSE_TIMEOUT, Link
+from shared.errors import QueueFull
+from shared.jobs import Job, Lane
+
+log = structlog.get_logger(__name__)
+
+KEEP_PREFETCHED = {Lane.INTERACTIVE: 1.0, Lane.BATCH: 60.0}
+"""Seconds of pause up to which prefetched jobs of a lane stay here. Longer, and the lane's consumer is cancelled and
+they go back to the queue. That is free for the classic queue; a quorum queue counts it as one of the 20 deliveries."""
+
+PUBLISH_TIMEOUT = 60.0  # seconds; the publisher gives up long before
+
+
+class Exchange(Protocol):
+    """What a delivery needs of the queue it came from."""
+
+    def publish(self, job: Job, *, delay: float = 0.0) -> "asyncio.Future[None]": ...
+
+    def bury(self, provider: str, headers: bytes, body: bytes, reason: str) -> "asyncio.Future[None]": ...
+
+
+@dataclass(slots=True)
+class LaneFeed:
+    """One lane of one consumer."""
+
+    provider: str
+    lane: Lane
+    meter: LaneMeter
+    buffer: deque[DeliveredMessage]
+    consuming: bool = False
+    handed_out: int = 0
+    last_wait: float | None = None
+    """Seconds that the job delivered last had been waiting."""
+
+
+class RabbitConsumer:
+    def __init__(self, queue: Exchange, feeds: Sequence[LaneFeed], prefetch: int, namespace: str) -> None:
+        self.feeds = {(feed.provider, feed.lane): feed for feed in feeds}
+        self.link: Link
+        self._queue = queue
+        self._namespace = namespace
+        self._prefetch = prefetch
+        self._stopped = False
+        self._changing = asyncio.Lock()  # one change of a lane's consumer at a time
+        self._resuming: set[asyncio.Task[None]] = set()
+        rotation = LaneRotation([feed.provider for feed in feeds], [feed.lane for feed in feeds])
+        self.intake: Intake[RabbitDelivery | None] = Intake(rotation, prefetch, self._waiting, self._take)
+
+    async def get(self) -> "RabbitDelivery":
+        while True:
+            delivery = await self.intake.next()
+            if delivery is not None:
+                return delivery
+            self.intake.settled()  # a message that is no job gives its slot back
+
+    async def pause(self, provider: str, seconds: float) -> None:
+        self.intake.pause(provider, seconds, self._resume)
+        for feed in self.feeds_of(provider):
+            if seconds > KEEP_PREFETCHED[feed.lane]:
+                await self._cancel(feed)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        self.intake.close()
+        for feed in self.feeds.values():
+            await self._cancel(feed)
+
+    async def leave(self) -> None:
+        """Close the channel: everything unsettled goes back in its order, and the server has read the last acks."""
+        self._stopped = True
+        self.intake.close()
+        if self._resuming:
+            await asyncio.wait(self._resuming)
+        channel = self.link.channel
+        if channel is not None:
+            with self.link.ignoring_loss():
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await channel.close()
+
+    # What the link tells.
+
+    async def opened(self, channel: AbstractChannel) -> None:
+        await channel.basic_qos(prefetch_count=self._prefetch + max(1, self._prefetch // 8))
+        for feed in self.feeds.values():
+            if not self._stopped and not self.intake.paused(feed.provider):
+                await self._consume(channel, feed)
+
+    def lost(self) -> None:
+        for feed in self.feeds.values():
+            feed.consuming = False
+            feed.buffer.clear()  # the server delivers them again
+
+    # Lanes.
+
+    def feeds_of(self, provider: str) -> list[LaneFeed]:
+        return [feed for feed in self.feeds.values() if feed.provider == provider]
+
+    async def _consume(self, channel: AbstractChannel, feed: LaneFeed) -> None:
+        async def arrived(message: DeliveredMessage) -> None:
+            if not feed.consuming:  # cancelled while it was on its way
+                self.requeue(message)
+                return
+            feed.buffer.append(message)
+            self.intake.wake()
+
+        feed.consuming = True
+        name = topology.lane_queue(feed.provider, feed.lane, self._namespace)
+        await channel.basic_consume(name, arrived, consumer_tag=name)
+
+    async def _cancel(self, feed: LaneFeed) -> None:
+        async with self._changing:
+            if not feed.consuming:
+                return
+            feed.consuming = False
+            channel = self.link.channel
+            if channel is not None:
+                with self.link.ignoring_loss():
+                    tag = topology.lane_queue(feed.provider, feed.lane, self._namespace)
+                    await channel.basic_cancel(tag, timeout=CLOSE_TIMEOUT)
+            # In their order: a quorum queue delivers what came back first before the others.
+            while feed.buffer:
+                self.requeue(feed.buffer.popleft())
+
+    def _resume(self, provider: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._consume_again(provider))
+        self._resuming.add(task)
+        task.add_done_callback(self._resuming.discard)
+
+    async def _consume_again(self, provider: str) -> None:
+        for feed in self.feeds_of(provider):
+            async with self._changing:
+                channel = self.link.channel
+                if channel is None or feed.consuming or self._stopped or self.intake.paused(provider):
+                    continue
+                with self.link.ignoring_loss():
+                    await self._consume(channel, feed)
+
+    def requeue(self, message: DeliveredMessage) -> None:
+        channel: Any = message.channel
+        if not channel.is_closed:
+            channel.connection.write_queue.put_nowait(frames.requeue(message.delivery_tag or 0, channel.number))
+
+    # Jobs.
+
+    def _waiting(self, provider: str, lane: Lane) -> bool:
+        feed = self.feeds.get((provider, lane))
+        return feed is not None and bool(feed.buffer)
+
+    def _take(self, provider: str, lane: Lane) -> "RabbitDelivery | None":
+        feed = self.feeds[provider, lane]
+        message = feed.buffer.popleft()
+        if message.channel.is_closed:
+            return None  # of a lost connection: it comes again
+        headers = _job_headers(message)
+        try:
+            job = Job.from_wire(headers, message.body)
+        except (ValueError, KeyError, TypeError) as exc:
+            log.error("job_unreadable", provider=provider, lane=lane.value, error=repr(exc)[:200])
+            buried = self._queue.bury(provider, headers, message.body, f"unreadable: {exc!r}"[:200])
+            buried.add_done_callback(lambda done: self._acknowledge_if(done, message))
+            return None
+        feed.handed_out += 1
+        feed.last_wait = max(time.time() - job.published_at, 0.0)
+        return RabbitDelivery(self, self._queue, feed, job, message)
+
+    def _acknowledge_if(self, buried: "asyncio.Future[None]", message: DeliveredMessage) -> None:
+        if not buried.cancelled() and buried.exception() is None:
+            self.acknowledge(message)
+
+    def acknowledge(self, message: DeliveredMessage) -> None:
+        channel: Any = message.channel
+        if not channel.is_closed:
+            channel.connection.write_queue.put_nowait(frames.ack(message.delivery_tag or 0, channel.number))
+
+    def settled(self, feed: LaneFeed) -> None:
+        feed.handed_out -= 1
+        feed.meter.settled(time.monotonic())
+        self.intake.settled()
+
+
+class RabbitDelivery:
+    def __init__(
+        self, consumer: RabbitConsumer, queue: Exchange, feed: LaneFeed, job: Job, message: DeliveredMessage
+    ) -> None:
+        self.job = job
+        self.redelivered = bool(message.redelivered)
+        self._consumer = consumer
+        self._queue = queue
+        self._feed = feed
+        self._message = message
+        self._settled = False
+
+    async def ack(self) -> None:
+        self._begin()
+        self._finish()
+
+    async def dead(self, reason: str) -> None:
+        self._begin()
+        if not self._message.channel.is_closed:
+            headers = _job_headers(self._message)
+            await self._published(self._queue.bury(self.job.provider, headers, self._message.body, reason))
+        self._finish()
+
+    async def hand_back(self) -> None:
+        self._begin()
+        if not self._message.channel.is_closed:
+            try:
+                await self._published(self._queue.publish(self.job))
+            except QueueFull:
+                self._begin()
+                self._consumer.requeue(self._message)  # no room behind: then to the head, and the bound holds
+                self._consumer.settled(self._feed)
+                return
+        self._finish()
+
+    async def _published(self, published: "asyncio.Future[None]") -> None:
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                await published
+        except BaseException:
+            self._settled = False  # nothing has happened to the job: its holder may try again
+            raise
+
+    def _begin(self) -> None:
+        if self._settled:
+            raise RuntimeError(f"job {self.job.id} is settled already")
+        self._settled = True
+
+    def _finish(self) -> None:
+        self._consumer.acknowledge(self._message)
+        self._consumer.settled(self._feed)
+
+
+def _job_headers(message: DeliveredMessage) -> bytes:
+    headers = message.header.properties.headers or {}
+    value: Any = headers.get("headrace", b"")
+    return value.encode() if isinstance(value, str) else bytes(value)

@@ -1,0 +1,145 @@
+"""What we read from LiteLLM's `config.yaml`, typed. Keys that are not here are in `config_keys` or default parameters.
+
+Numbers are lenient about their spelling ("600" is 600), because values often come from environment variables.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _alias_target(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_listed)]
+"""A list of names; a single name may stand without brackets."""
+Rate = Annotated[float | None, Field(gt=0)]
+Seconds = Annotated[float | None, Field(gt=0)]
+Price = Annotated[float | None, Field(ge=0)]
+"""Dollars per token."""
+Count = Annotated[int | None, Field(ge=0)]
+Fallbacks = list[dict[str, Names]]
+"""`[{group: [fallback group, ...]}, ...]`"""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_unset(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class Costs(Section):
+    """Custom costs; LiteLLM takes them from `litellm_params` and from `model_info`."""
+
+    input_cost_per_token: Price = None
+    output_cost_per_token: Price = None
+    cache_read_input_token_cost: Price = None
+    cache_creation_input_token_cost: Price = None
+    cache_creation_input_token_cost_above_1hr: Price = None
+    output_cost_per_reasoning_token: Price = None
+
+
+class LiteLLMParams(Costs):
+    model: str = Field(min_length=1)
+    custom_llm_provider: str | None = None
+    api_key: SecretStr | None = None
+    api_base: str | None = Field(default=None, repr=False)
+    base_url: str | None = Field(default=None, repr=False)
+    """Another name of `api_base`."""
+    organization: Names = []
+    rpm: Rate = None
+    tpm: Rate = None
+    max_parallel_requests: Annotated[int | None, Field(gt=0)] = None
+    weight: Annotated[float | None, Field(ge=0)] = None
+    order: int = 1
+    timeout: Seconds = None
+    stream_timeout: Seconds = None
+    num_retries: Count = None
+    cooldown_time: Annotated[float | None, Field(ge=0)] = None
+    drop_params: bool | None = None
+    additional_drop_params: Names = []
+    mock_response: str | None = None
+    litellm_credential_name: str | None = None
+    headers: dict[str, str] = Field(default={}, repr=False)
+    extra_headers: dict[str, str] = Field(default={}, repr=False)
+
+
+class ModelInfo(Costs):
+    id: str | None = None
+
+
+class ModelEntry(Section):
+    """One element of `model_list`."""
+
+    model_name: str = Field(min_length=1)
+    litellm_params: LiteLLMParams
+    model_info: ModelInfo = ModelInfo()
+
+
+class Credential(Section):
+    """One element of `credential_list`, which entries name in `litellm_credential_name`."""
+
+    credential_name: str
+    credential_values: dict[str, str] = Field(default={}, repr=False)
+
+
+class GeneralSettings(Section):
+    master_key: SecretStr | None = None
+    database_url: SecretStr | None = None
+    disable_logging: bool = False
+    disable_spend_logs: bool = False
+    max_request_size_mb: Annotated[float | None, Field(gt=0)] = None
+
+
+class Reliability(Section):
+    """Keys that LiteLLM accepts in `router_settings` and in `litellm_settings`; the former win."""
+
+    num_retries: Count = None
+    allowed_fails: Count = None
+    cooldown_time: Annotated[float | None, Field(ge=0)] = None
+    max_fallbacks: Count = None
+    fallbacks: Fallbacks = []
+    default_fallbacks: Names = []
+    context_window_fallbacks: Fallbacks = []
+    content_policy_fallbacks: Fallbacks = []
+
+
+class LiteLLMSettings(Reliability):
+    drop_params: bool = False
+    request_timeout: Seconds = None
+    json_logs: bool = False
+
+
+class AliasTarget(Section):
+    model: str
+    hidden: bool = False
+
+
+class RouterSettings(Reliability):
+    routing_strategy: str = "simple-shuffle"
+    timeout: Seconds = None
+    stream_timeout: Seconds = None
+    retry_after: Annotated[float, Field(ge=0)] = 0.0
+    disable_cooldowns: bool = False
+    default_max_parallel_requests: Annotated[int | None, Field(gt=0)] = None
+    model_group_alias: dict[str, Annotated[AliasTarget, BeforeValidator(_alias_target)]] = {}
+    redis_url: SecretStr | None = None
+    redis_host: str | None = None
+    redis_port: Annotated[int, Field(gt=0, lt=65536)] = 6379
+    redis_password: SecretStr | None = None
+    redis_db: Count = None

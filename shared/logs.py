@@ -1,0 +1,37 @@
+"""Structured logs on stderr: one event a line, no prompt and no secret in any of them."""
+
+import logging
+import sys
+from typing import Any
+
+import orjson
+import structlog
+
+
+def configure(level: str, style: str = "auto") -> None:
+    """`level` is one of the standard library's; `style` is console, json, or auto: console on a terminal, else JSON."""
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: list[Any]
+    if console:
+        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    else:
+        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
+    structlog.configure(
+        processors=[*shared, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(
+        level=max(number, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
+    )
+
+
+def _dumps(event: dict[str, Any], **_: Any) -> str:
+    return orjson.dumps(event, default=repr).decode()

@@ -1,0 +1,85 @@
+"""Prometheus metrics of both sides. Labels are bounded: no key, no user, no job, and models only by their group.
+
+Names a LiteLLM user's dashboards know are kept (`litellm_*`); what only a queue can say is `headrace_*`.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from shared.jobs import Outcome, Status
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_MOST_GROUPS = 200  # wildcards let clients name models; beyond so many groups the label says "other"
+
+REGISTRY = CollectorRegistry()
+
+REQUESTS = Counter(
+    "litellm_proxy_total_requests_metric", "Requests answered by the api", ["status_code", "route"], registry=REGISTRY
+)
+REQUEST_SECONDS = Histogram(
+    "litellm_request_total_latency_metric", "Seconds from request to answer", registry=REGISTRY, buckets=_SECONDS
+)
+IN_FLIGHT = Gauge("litellm_in_flight_requests", "Requests that the api is answering", registry=REGISTRY)
+
+_LABELS = ["model_group", "api_provider"]
+ATTEMPTS = Counter("headrace_attempts", "Attempts by outcome", [*_LABELS, "status"], registry=REGISTRY)
+SPEND = Counter("litellm_spend_metric", "Dollars", _LABELS, registry=REGISTRY)
+INPUT_TOKENS = Counter("litellm_input_tokens_metric", "Input tokens, cached ones included", _LABELS, registry=REGISTRY)
+OUTPUT_TOKENS = Counter("litellm_output_tokens_metric", "Output tokens", _LABELS, registry=REGISTRY)
+QUEUE_SECONDS = Histogram(
+    "litellm_request_queue_time_seconds", "Seconds on the queue", ["api_provider"], registry=REGISTRY, buckets=_SECONDS
+)
+UPSTREAM_SECONDS = Histogram(
+    "litellm_llm_api_latency_metric", "Seconds at the provider", _LABELS, registry=REGISTRY, buckets=_SECONDS
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "litellm_llm_api_time_to_first_token_metric",
+    "Seconds to the first token",
+    _LABELS,
+    registry=REGISTRY,
+    buckets=_SECONDS,
+)
+JOBS_RUNNING = Gauge("headrace_worker_jobs_running", "Jobs in this worker's hands", registry=REGISTRY)
+RECORDED = Counter("headrace_ledger_rows", "Rows added to the ledger", registry=REGISTRY)
+LANE_DEPTH = Gauge("headrace_queue_depth", "Jobs waiting in a lane", ["provider", "lane"], registry=REGISTRY)
+LANE_DRAIN = Gauge("headrace_queue_drain_rate", "Jobs settled a second", ["provider", "lane"], registry=REGISTRY)
+
+_groups: set[str] = set()
+
+
+def note_attempt(outcome: Outcome) -> None:
+    """Count a finished attempt."""
+    group = _bounded(outcome.group)
+    labels = (group, outcome.provider)
+    ATTEMPTS.labels(*labels, outcome.status).inc()
+    QUEUE_SECONDS.labels(outcome.provider).observe(outcome.queue_wait)
+    if outcome.status is not Status.SUCCESS:
+        return
+    UPSTREAM_SECONDS.labels(*labels).observe(outcome.duration)
+    INPUT_TOKENS.labels(*labels).inc(outcome.usage.prompt)
+    OUTPUT_TOKENS.labels(*labels).inc(outcome.usage.output)
+    if outcome.cost:
+        SPEND.labels(*labels).inc(outcome.cost / 1_000_000_000)
+    if outcome.ttft is not None and outcome.stream:
+        FIRST_TOKEN_SECONDS.labels(*labels).observe(outcome.ttft)
+
+
+def note_lanes(lanes: Iterable[tuple[str, str, int, float]]) -> None:
+    """(provider, lane, depth, drain rate) of each lane, as of now."""
+    for provider, lane, depth, drain_rate in lanes:
+        LANE_DEPTH.labels(provider, lane).set(depth)
+        LANE_DRAIN.labels(provider, lane).set(drain_rate)
+
+
+def exposition() -> bytes:
+    return generate_latest(REGISTRY)
+
+
+def _bounded(group: str) -> str:
+    if group in _groups:
+        return group
+    if len(_groups) >= _MOST_GROUPS:
+        return "other"
+    _groups.add(group)
+    return group

@@ -1,0 +1,306 @@
+"""The recorder's promises: acked after the commit, nothing lost while the store is away, one bad row harms no other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker.interfaces import OutcomeBatch
+from shared.errors import InvalidRequest, Unavailable
+from shared.jobs import Outcome, Status
+from workers import recorder
+from workers.recorder import Recorder
+
+
+def an_outcome(job_id: str) -> Outcome:
+    return Outcome(
+        job_id=job_id,
+        attempt=1,
+        started_at=0.0,
+        endpoint="chat.completions",
+        model="m",
+        group="m",
+        deployment="d",
+        provider="p",
+        upstream_model="m",
+        status=Status.SUCCESS,
+    )
+
+
+@dataclass
+class Batch:
+    queue: "Queue"
+    outcomes: Sequence[Outcome]
+
+    async def ack(self) -> None:
+        if self.queue.away:
+            raise Unavailable("the queue is away")
+        self.queue.acked.append("".join(outcome.job_id for outcome in self.outcomes))
+        self.queue.happened.set()
+
+
+@dataclass
+class Queue:
+    """The recorder's side of a `JobQueue`."""
+
+    acked: list[str] = field(default_factory=list)
+    away: bool = False
+    unacked: int = 0
+    happened: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: "asyncio.Queue[Batch]" = field(default_factory=asyncio.Queue)
+
+    def put(self, *batches: str) -> None:
+        """One message for each word, an outcome for each of its letters."""
+        for batch in batches:
+            self.waiting.put_nowait(Batch(self, [an_outcome(letter) for letter in batch]))
+
+    @asynccontextmanager
+    async def outcomes(self, prefetch: int) -> AsyncIterator[AsyncIterator[OutcomeBatch]]:
+        async def deliver() -> AsyncIterator[OutcomeBatch]:
+            while True:
+                while self.unacked - len(self.acked) >= prefetch:
+                    self.happened.clear()
+                    await self.happened.wait()
+                batch = await self.waiting.get()
+                self.unacked += 1
+                yield batch
+
+        deliveries = deliver()
+        try:
+            yield deliveries
+        finally:
+            with suppress(RuntimeError):
+                await deliveries.aclose()  # type: ignore[attr-defined]
+
+
+class Store:
+    """The recorder's side of a `Store`. It takes its time until `let_go` is set, and refuses job ids in `poison`."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.rows: list[str] = []
+        self.calls: list[str] = []
+        self.acked_before: list[list[str]] = []
+        self.away = False
+        self.poison = ""
+        self.called = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+
+    async def record(self, outcomes: Sequence[Outcome]) -> int:
+        letters = "".join(outcome.job_id for outcome in outcomes)
+        self.calls.append(letters)
+        self.acked_before.append(list(self.queue.acked))
+        self.called.set()
+        await self.let_go.wait()
+        if self.away:
+            raise Unavailable("the database is away")
+        if set(letters) & set(self.poison):
+            raise InvalidRequest("no such number")
+        new = [letter for letter in letters if letter not in self.rows]
+        self.rows += new
+        return len(new)
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
+@pytest.fixture
+def store(queue: Queue) -> Store:
+    return Store(queue)
+
+
+@asynccontextmanager
+async def running(queue: Queue, store: Store, **options: Any) -> AsyncIterator["asyncio.Task[None]"]:
+    options = {"linger": 0.01, **options}
+    task = asyncio.create_task(Recorder(queue, store, **options).run())  # type: ignore[arg-type]
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others run until the condition holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_batches_are_acked_after_their_commit(queue: Queue, store: Store) -> None:
+    queue.put("ab", "c")
+
+    async with running(queue, store):
+        await until(lambda: len(queue.acked) == 2)
+
+    assert store.calls == ["abc"]
+    assert store.acked_before == [[]]
+    assert queue.acked == ["ab", "c"]
+
+
+async def test_outcomes_that_come_together_are_written_together(queue: Queue, store: Store) -> None:
+    async with running(queue, store, linger=0.05):
+        queue.put("a")
+        await until(lambda: queue.unacked == 1)
+        queue.put("b", "c")
+        await until(lambda: len(queue.acked) == 3)
+
+    assert store.calls == ["abc"]
+
+
+async def test_a_full_transaction_does_not_linger(queue: Queue, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_MAX_OUTCOMES", 3)
+    queue.put("ab", "cd", "ef")
+
+    async with running(queue, store, linger=3600.0):
+        await until(lambda: store.rows == list("abcd"))
+
+    assert store.calls == ["abcd", "ef"]
+
+
+async def test_it_does_not_linger_when_it_holds_all_it_may(queue: Queue, store: Store) -> None:
+    queue.put("a", "b", "c")
+
+    async with running(queue, store, linger=3600.0, prefetch=2):
+        await until(lambda: queue.acked == ["a", "b"])
+
+
+async def test_nothing_is_lost_while_the_store_is_away(queue: Queue, store: Store) -> None:
+    store.away = True
+    queue.put("a", "b")
+
+    async with running(queue, store):
+        await until(lambda: len(store.calls) == 2)
+        acked_while_away = list(queue.acked)
+        store.away = False
+        await until(lambda: len(queue.acked) == 2)
+
+    assert acked_while_away == []
+    assert store.rows == ["a", "b"]
+
+
+async def test_no_more_than_the_prefetch_is_held_while_the_store_is_away(queue: Queue, store: Store) -> None:
+    store.away = True
+    queue.put(*"abcdef")
+
+    async with running(queue, store, prefetch=4):
+        await until(lambda: len(store.calls) == 2)
+
+        assert (queue.unacked, queue.waiting.qsize()) == (4, 2)
+
+
+async def test_it_is_said_once_that_the_store_went_and_once_that_it_came_back(queue: Queue, store: Store) -> None:
+    store.away = True
+    queue.put("a")
+
+    with capture_logs() as logs:
+        async with running(queue, store):
+            await until(lambda: len(store.calls) == 3)
+            store.away = False
+            await until(lambda: queue.acked)
+
+    assert [(each["event"], each["log_level"]) for each in logs] == [
+        ("store_unavailable", "warning"),
+        ("store_available", "info"),
+    ]
+
+
+async def test_a_row_that_the_store_refuses_harms_no_other(queue: Queue, store: Store) -> None:
+    store.poison = "dx"
+    queue.put("abc", "def", "x", "ghi")
+
+    with capture_logs() as logs:
+        async with running(queue, store):
+            await until(lambda: len(queue.acked) == 4)
+
+    assert store.rows == list("abcefghi")
+    assert [(each["event"], each["outcome"]["job_id"], each["error"]) for each in logs] == [
+        ("outcome_refused", "d", "no such number"),
+        ("outcome_refused", "x", "no such number"),
+    ]
+
+
+async def test_a_row_that_the_store_refuses_is_found_in_few_steps(queue: Queue, store: Store) -> None:
+    store.poison = "z"
+    queue.put("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+    async with running(queue, store):
+        await until(lambda: queue.acked)
+
+    assert len(store.calls) < 15
+
+
+async def test_a_commit_in_progress_is_finished_and_acked_when_cancelled(queue: Queue, store: Store) -> None:
+    store.let_go.clear()
+    queue.put("a")
+
+    async with running(queue, store) as task:
+        await store.called.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        store.let_go.set()
+        await asyncio.gather(task, return_exceptions=True)
+
+        assert task.cancelled()
+
+    assert store.rows == ["a"]
+    assert queue.acked == ["a"]
+
+
+async def test_what_was_received_is_written_when_cancelled(queue: Queue, store: Store) -> None:
+    queue.put("a", "b")
+
+    async with running(queue, store, linger=3600.0):
+        await until(lambda: queue.unacked == 2)
+
+    assert store.rows == ["a", "b"]
+    assert queue.acked == ["a", "b"]
+
+
+async def test_cancelled_while_the_store_is_away_it_ends_at_once_and_acks_nothing(queue: Queue, store: Store) -> None:
+    store.away = True
+    queue.put("a")
+
+    async with running(queue, store) as task:
+        await store.called.wait()
+        task.cancel()
+        async with asyncio.timeout(0.15):  # less than the first retry
+            await asyncio.gather(task, return_exceptions=True)
+
+    assert queue.acked == []
+
+
+async def test_a_lost_ack_does_not_end_the_recorder(queue: Queue, store: Store) -> None:
+    queue.away = True
+    queue.put("a")
+
+    with capture_logs() as logs:
+        async with running(queue, store):
+            await until(lambda: logs)
+            queue.away = False
+            queue.put("a", "b")
+            await until(lambda: len(queue.acked) == 2)
+
+    assert [each["event"] for each in logs] == ["outcomes_not_acked"]
+    assert store.rows == ["a", "b"]
+
+
+async def test_what_was_new_is_reported_with_the_time_that_it_took(queue: Queue, store: Store) -> None:
+    store.rows = ["a"]
+    reports: list[tuple[int, float]] = []
+    queue.put("abc")
+
+    async with running(queue, store, on_recorded=lambda new, seconds: reports.append((new, seconds))):
+        await until(lambda: queue.acked)
+
+    ((new, seconds),) = reports
+    assert new == 2
+    assert 0 <= seconds < 10

@@ -1,0 +1,215 @@
+"""One call to a provider: translate, send, turn the answer into events, know what it cost."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from broker.interfaces import EventLog
+from shared.catalog import Deployment
+from shared.clock import Clock
+from shared.errors import AppError, UpstreamBroken, UpstreamTimeout
+from shared.events import Event, Kind
+from shared.jobs import Job, Usage
+from workers import hints, preparation
+from workers.providers.base import Adapter, Call, Chunk, StreamDecoder
+from workers.sse import SseDecoder
+from workers.upstream import Response, Upstream
+
+DEFAULT_STREAM_TIMEOUT = 120.0  # seconds to the first content and between contents; reasoning models think long
+_DRAIN_AFTER_FINISH = 2.0  # seconds to wait for usage and the terminator once the finish reason is there
+_MAX_HELD = 64  # chunks held back before the first content; lifecycle frames, never more than a few
+_SECRET_HEADERS = frozenset({"set-cookie", "authorization", "x-api-key", "x-goog-api-key"})
+_MAX_HEADERS = 50
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What is known of an attempt while it runs; after a failure, what is known so far."""
+
+    job: Job
+    deployment: Deployment
+    queue_wait: float
+    """Seconds."""
+    started: float
+    """Monotonic seconds."""
+    started_at: float
+    """Seconds since the epoch."""
+    usage: Usage | None = None
+    ttft: float | None = None
+    characters: int = 0
+    seq: int = 0
+    """Events delivered; after the first one a silent restart is no longer possible."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """The provider's response headers, names in lower case."""
+    dispatched: bool = False
+    """The provider may have seen it."""
+
+    @property
+    def committed(self) -> bool:
+        return self.seq > 0
+
+    def best_usage(self) -> Usage:
+        """The provider's figures, else an estimate that says so."""
+        if self.usage is not None:
+            return self.usage
+        return Usage(
+            input=preparation.prompt_tokens(self.job.body),
+            output=preparation.output_tokens(self.characters),
+            estimated=True,
+        )
+
+    def served(self) -> dict[str, object]:
+        """What the api turns into response headers."""
+        return {
+            "deployment": self.deployment.id,
+            "group": self.deployment.group,
+            "provider": self.deployment.provider,
+            "attempt": self.job.attempt,
+            "leg": self.job.leg,
+            "queue_wait": self.queue_wait,
+            "ttft": self.ttft,
+            "headers": self.headers,
+        }
+
+
+class Caller:
+    """Performs attempts."""
+
+    def __init__(self, upstream: Upstream, log: EventLog, clock: Clock, worker_id: str) -> None:
+        self._upstream = upstream
+        self._log = log
+        self._clock = clock
+        self._worker_id = worker_id
+
+    async def perform(self, attempt: Attempt, adapter: Adapter, call: Call) -> bytes:
+        """The answer's body; empty for a stream, whose chunks have been emitted on the way.
+
+        Raises `AppError` of the class that says what to do next.
+        """
+        request = adapter.request(call)
+        limit = max(min(call.deployment.timeout, attempt.job.deadline - self._clock.now()), 0.001)
+        try:
+            async with asyncio.timeout(limit):
+                self._note_start(attempt)
+                async with self._upstream.send(request) as response:
+                    attempt.headers = _public(response.headers)
+                    if response.status >= 300:
+                        raise await self._error(adapter, response)
+                    if call.stream:
+                        await self._stream(attempt, adapter.decoder(call), response)
+                        return b""
+                    return await self._whole(attempt, adapter, call, response)
+        except TimeoutError as exc:
+            raise UpstreamTimeout(_timeout_message(attempt, limit)) from exc
+        except AppError as error:
+            if error.retry_after is None and error.retryable:
+                error.retry_after = hints.retry_after(attempt.headers, self._clock.now())
+            raise
+
+    def _note_start(self, attempt: Attempt) -> None:
+        """Leave a note for whoever finds this job, should this process be killed from here on."""
+        attempt.dispatched = True
+        self._log.mark_started(
+            Event(
+                attempt.job.id,
+                0,
+                Kind.STARTED,
+                meta={
+                    "attempt": attempt.job.attempt,
+                    "deployment": attempt.deployment.id,
+                    "worker": self._worker_id,
+                    "at": attempt.started_at,
+                    "queue_wait": attempt.queue_wait,
+                },
+            )
+        )
+
+    async def _whole(self, attempt: Attempt, adapter: Adapter, call: Call, response: Response) -> bytes:
+        completion = adapter.completion(call, await response.read())
+        attempt.usage = completion.usage
+        attempt.characters = len(completion.body)
+        attempt.ttft = self._clock.monotonic() - attempt.started
+        return completion.body
+
+    async def _error(self, adapter: Adapter, response: Response) -> AppError:
+        if response.status < 400:
+            return UpstreamBroken(f"The provider answered with a redirect ({response.status}).", status=response.status)
+        return adapter.error(response.status, response.headers, await response.read())
+
+    async def _stream(self, attempt: Attempt, decoder: StreamDecoder, response: Response) -> None:
+        relay = _StreamRelay(attempt, self._log, self._clock)
+        try:
+            await self._read_stream(relay, decoder, response)
+        except (TimeoutError, UpstreamBroken):
+            if not relay.finished:
+                raise
+            # The answer is whole; only its usage or its terminator is missing.
+        await relay.forward(list(decoder.close()))
+
+    async def _read_stream(self, relay: "_StreamRelay", decoder: StreamDecoder, response: Response) -> None:
+        """Read to the dialect's end. Only content resets the limit on silence; pings and comments do not."""
+        events = SseDecoder()
+        patience = relay.patience
+        now = asyncio.get_running_loop().time
+        async with asyncio.timeout(patience) as silence:
+            async for data in response.iter_bytes():
+                chunks = [chunk for event in events.feed(data) for chunk in decoder.feed(event)]
+                if any(chunk.content for chunk in chunks):
+                    silence.reschedule(now() + patience)
+                await relay.forward(chunks)
+                if decoder.done:
+                    return
+                if relay.finished:
+                    silence.reschedule(now() + _DRAIN_AFTER_FINISH)
+            await relay.forward([chunk for event in events.close() for chunk in decoder.feed(event)])
+
+
+class _StreamRelay:
+    """Holds chunks back until the first content, so that any fault before it can still be retried in silence."""
+
+    def __init__(self, attempt: Attempt, log: EventLog, clock: Clock) -> None:
+        self._attempt = attempt
+        self._log = log
+        self._clock = clock
+        self._held: list[bytes] = []
+        self.finished = False
+        self.patience = attempt.deployment.stream_timeout or DEFAULT_STREAM_TIMEOUT
+
+    async def forward(self, chunks: list[Chunk]) -> None:
+        """Emit what is in `chunks`, as one event: what arrived together travels together."""
+        attempt = self._attempt
+        for chunk in chunks:
+            if chunk.data:
+                self._held.append(chunk.data)
+            if chunk.usage is not None:
+                attempt.usage = chunk.usage
+            attempt.characters += chunk.text
+            self.finished = self.finished or chunk.finish
+            if attempt.ttft is None and chunk.content:
+                attempt.ttft = self._clock.monotonic() - attempt.started
+        ready = attempt.committed or self.finished or attempt.ttft is not None
+        if not self._held or not ready:
+            if len(self._held) > _MAX_HELD:
+                raise UpstreamBroken(f"The stream began with over {_MAX_HELD} events without content.")
+            return
+        frames = b"".join([b"data: %b\n\n" % data for data in self._held])
+        self._held.clear()
+        meta = None if attempt.committed else attempt.served()
+        attempt.seq += 1
+        await self._log.emit(attempt.job.reply_to, [Event(attempt.job.id, attempt.seq, Kind.CHUNK, frames, meta)])
+
+
+def _timeout_message(attempt: Attempt, limit: float) -> str:
+    if attempt.committed:
+        return "The provider's stream stalled."
+    if attempt.job.stream:
+        patience = min(attempt.deployment.stream_timeout or DEFAULT_STREAM_TIMEOUT, limit)
+        return f"APITimeoutError - Request timed out. No content within {patience:g} s."
+    return f"APITimeoutError - Request timed out. No answer within {limit:g} s."
+
+
+def _public(headers: Mapping[str, str]) -> dict[str, str]:
+    public = {name.lower(): value for name, value in headers.items()}
+    for name in _SECRET_HEADERS.intersection(public):
+        del public[name]
+    return public if len(public) <= _MAX_HEADERS else dict(list(public.items())[:_MAX_HEADERS])

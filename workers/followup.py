@@ -1,0 +1,114 @@
+"""After an attempt: the key's state, and after a failure the job's next step."""
+
+import random
+from dataclasses import replace
+
+import structlog
+
+from broker.interfaces import Grant, JobQueue, Limiter, Limits
+from shared import errors
+from shared.catalog import Catalog
+from shared.clock import Clock
+from shared.errors import AppError
+from shared.jobs import Job
+from workers import hints, retry
+from workers.attempt import Attempt
+from workers.health import Health
+from workers.recovery import Recovery
+from workers.reports import Reports
+
+_BURIAL = 60.0  # seconds that a refused key stays out before it is tried again
+
+log = structlog.get_logger()
+
+
+class FollowUp:
+    def __init__(
+        self,
+        queue: JobQueue,
+        limiter: Limiter,
+        catalog: Catalog,
+        clock: Clock,
+        reports: Reports,
+        recovery: Recovery,
+    ) -> None:
+        self._queue = queue
+        self._limiter = limiter
+        self._catalog = catalog
+        self._clock = clock
+        self._reports = reports
+        self._recovery = recovery
+        self._health = Health(clock, catalog.routing)
+
+    def succeeded(self, attempt: Attempt) -> None:
+        self._health.succeeded(attempt.deployment)
+
+    async def settle(self, grant: Grant, attempt: Attempt, *, failed: bool = False) -> None:
+        """Replace the reservation by what was used; a failure without an answer used nothing that we know of."""
+        unanswered = failed and attempt.usage is None and not attempt.characters
+        await self._limiter.settle(grant, 0 if unanswered else attempt.best_usage().total)
+        said = hints.rate_headers(attempt.headers)
+        if said is not None:
+            limits = Limits(rpm=said.limit_requests, tpm=said.limit_tokens)
+            await self._limiter.learn(grant, limits, said.remaining_requests, said.remaining_tokens)
+
+    async def after(self, attempt: Attempt, grant: Grant, error: AppError) -> None:
+        """Rest the key if it needs it, then retry, go on to the next leg, or tell the client."""
+        await self._note_health(attempt, grant, error)
+        job = self._with_special_fallbacks(attempt.job, error)
+        decision: retry.Decision = retry.GiveUp()
+        if not attempt.committed:
+            decision = retry.after(
+                error,
+                job,
+                alternatives=len(job.current.deployments) - 1,
+                remaining=job.deadline - self._clock.now(),
+                jitter=random.random(),
+            )
+        match decision:
+            case retry.Retry(delay, counted):
+                successor = job.next_retry(avoid=attempt.deployment.id)
+                await self._republish(attempt, successor if counted else replace(successor, retries=job.retries), delay)
+            case retry.NextLeg():
+                await self._republish(attempt, replace(job.next_leg(), cause=job.cause or error.to_wire()), 0.0)
+            case retry.GiveUp():
+                first = errors.from_wire(job.cause) if job.cause else error
+                await self._reports.failed(job, first, attempt)
+
+    async def _republish(self, attempt: Attempt, successor: Job, delay: float) -> None:
+        body = b"" if successor.claim else successor.body
+        try:
+            await self._queue.publish(replace(successor, body=body, published_at=self._clock.now()), delay=delay)
+        except errors.QueueFull as full:
+            await self._reports.failed(successor, full, attempt)
+            return
+        self._recovery.note_moved(attempt.job)
+
+    def _with_special_fallbacks(self, job: Job, error: AppError) -> Job:
+        """Groups that the config names for exactly this error come before the general fallbacks."""
+        group, here = job.current.group, job.leg + 1
+        if isinstance(error, errors.UpstreamContextWindowExceeded):
+            named = self._catalog.legs_for(self._catalog.context_window_fallbacks(group))
+            return replace(job, route=(*job.route[:here], *named, *job.route[here:])) if named else job
+        if isinstance(error, errors.UpstreamContentPolicy):
+            # A refusal is not routed around, unless the config says where to.
+            named = self._catalog.legs_for(self._catalog.content_policy_fallbacks(group))
+            return replace(job, route=(*job.route[:here], *named))
+        return job
+
+    async def _note_health(self, attempt: Attempt, grant: Grant, error: AppError) -> None:
+        deployment = attempt.deployment
+        if isinstance(error, errors.UpstreamAuthentication | errors.UpstreamQuotaExhausted):
+            log.error(
+                "the provider refused a key; it is out of use for a while",
+                provider=deployment.provider,
+                deployment=deployment.id,
+                seconds=_BURIAL,
+                status=error.status,
+            )
+            await self._limiter.bury(deployment.credential, _BURIAL)
+            return
+        lonely = len(attempt.job.route) == 1 and len(attempt.job.current.deployments) == 1
+        cooldown = self._health.failed(deployment, error, lonely=lonely)
+        if cooldown > 0:
+            await self._limiter.cool_down(grant.bucket, cooldown)

@@ -1,0 +1,55 @@
+"""Sends outcomes to the durable queue, several in one message: a confirm costs the same for one as for a hundred."""
+
+import asyncio
+
+from broker.interfaces import JobQueue
+from shared import metrics
+from shared.jobs import Outcome
+
+_GATHER = 0.005  # seconds; nobody waits for it but the job's ack
+_LARGEST = 200  # outcomes in one message
+
+
+class OutcomeWriter:
+    """Coalesces the outcomes of concurrent jobs. With `keep` off (`disable_spend_logs`) they are counted only."""
+
+    def __init__(self, queue: JobQueue, *, keep: bool = True) -> None:
+        self._queue = queue
+        self._keep = keep
+        self._waiting: list[tuple[Outcome, asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def record(self, *outcomes: Outcome) -> None:
+        """Return when the queue has taken responsibility for `outcomes`. Raises `Unavailable`."""
+        for outcome in outcomes:
+            metrics.note_attempt(outcome)
+        if not self._keep:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.extend((outcome, done) for outcome in outcomes)
+        if len(self._waiting) >= _LARGEST:
+            self._flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_GATHER, self._flush)
+        await done
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        confirm = self._queue.record([outcome for outcome, _ in batch])
+        confirm.add_done_callback(lambda confirm: _settle(confirm, batch))
+
+
+def _settle(confirm: "asyncio.Future[None]", batch: list[tuple[Outcome, "asyncio.Future[None]"]]) -> None:
+    error = asyncio.CancelledError() if confirm.cancelled() else confirm.exception()
+    for _, done in batch:
+        if done.done():
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)

@@ -1,0 +1,295 @@
+"""The life of one job in a worker, top to bottom."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from broker.interfaces import Candidate, Consumer, Delivery, EventLog, Grant, JobQueue, Limiter, Limits
+from shared import errors
+from shared.catalog import Catalog, Deployment
+from shared.clock import Clock
+from shared.errors import AppError
+from shared.jobs import Job, Status
+from workers import preparation
+from workers.attempt import Attempt, Caller
+from workers.followup import FollowUp
+from workers.outcomes import OutcomeWriter
+from workers.providers import registry
+from workers.providers.base import Call
+from workers.recovery import Finished, Poison, Recovery
+from workers.reports import Reports
+from workers.turnstile import Postponed, Turnstile
+
+_LEASE_MARGIN = 60.0  # seconds that a lease outlives its attempt's time limit
+_CROWD_PAUSE = 0.5  # seconds without new jobs of a provider while its line is long, so that other providers have room
+_SHORTEST_POSTPONEMENT = 1.0  # seconds; a job that waited in memory in vain should not come back at once
+_SERVER_AWAY = 1.0  # seconds until a job is tried again that one of our own servers failed
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """What a worker works with."""
+
+    queue: JobQueue
+    log: EventLog
+    limiter: Limiter
+    catalog: Catalog
+    clock: Clock
+
+
+class Pipeline:
+    def __init__(self, seams: Seams, caller: Caller, reports: Reports, outcomes: OutcomeWriter) -> None:
+        self._queue = seams.queue
+        self._log = seams.log
+        self._catalog = seams.catalog
+        self._clock = seams.clock
+        self._caller = caller
+        self._reports = reports
+        self._outcomes = outcomes
+        self._recovery = Recovery(seams.queue, seams.log, seams.limiter, seams.catalog, reports, outcomes)
+        self._follow_up = FollowUp(seams.queue, seams.limiter, seams.catalog, seams.clock, reports, self._recovery)
+        self._turnstile = Turnstile(seams.limiter)
+        self._rng = random.Random()
+
+    async def run(self, delivery: Delivery, consumer: Consumer) -> None:
+        """Take the job as far as it goes and settle the delivery.
+
+        Raises `Unavailable` when the queue itself is away: the delivery stays unsettled and comes again.
+        """
+        run = _Run(delivery, consumer, delivery.job)
+        try:
+            if run.second_hand:
+                match await self._recovery.take_over(run.job):
+                    case Job() as job:
+                        run.job = job
+                    case Finished():
+                        await delivery.ack()
+                        return
+                    case Poison(reason):
+                        await delivery.dead(reason)
+                        return
+            if await self._wanted(run.job):
+                with self._log.on_cancel(run.job.id, run.cancel):
+                    await self._serve(run)
+            await delivery.ack()
+        except errors.Unavailable as error:
+            await self._wait_for_our_servers(run, error)
+        except asyncio.CancelledError:
+            if not run.cancelled:
+                await asyncio.shield(self._hand_over(run))
+                raise
+            run.task.uncancel()
+            await delivery.ack()
+
+    async def apologise(self, delivery: Delivery, reason: str) -> None:
+        """The worker itself failed at the job, which would fail again: tell the client and set the job aside."""
+        await self._reports.failed(delivery.job, AppError("Headrace failed at this request; its log says why."))
+        await delivery.dead(reason)
+
+    async def _wanted(self, job: Job) -> bool:
+        if await self._log.is_cancelled(job.id, since=job.accepted_at):
+            return False
+        if self._remaining(job) <= 0:
+            await self._reports.failed(job, _too_late(job))
+            return False
+        return True
+
+    async def _serve(self, run: "_Run") -> None:
+        """From a wanted job to an answer, a successor on the queue, or an error at the client."""
+        try:
+            if run.job.claim and not run.job.body:
+                run.job = await self._with_body(run.job)
+            request = preparation.parse(run.job.body)
+            deployments = self._deployments(run.job)
+            async with asyncio.timeout(self._remaining(run.job)):
+                answer = await self._enter(run, deployments, preparation.reservation(run.job.body, request))
+        except TimeoutError:
+            await self._reports.failed(run.job, _too_late(run.job))
+            return
+        except errors.Unavailable:
+            raise
+        except AppError as error:
+            await self._reports.failed(run.job, error)
+            return
+        if isinstance(answer, Postponed):
+            await self._postpone(run, answer)
+            return
+        deployment = next(each for each in deployments if each.id == answer.deployment)
+        await self._attempt(run, answer, preparation.call(run.job, request, deployment, self._clock.now()))
+
+    async def _with_body(self, job: Job) -> Job:
+        body = await self._log.get_body(job.id)
+        if body is None:
+            raise errors.DeadlineExceeded("The request's body was kept until its deadline and is gone.")
+        return replace(job, body=body)
+
+    def _deployments(self, job: Job) -> list[Deployment]:
+        """The leg's deployments in the order to try them: weighted at random, the one that failed last at the end."""
+        try:
+            known = [self._catalog.deployment(each) for each in job.current.deployments]
+        except KeyError as exc:
+            raise errors.UnknownModel(
+                f"The worker does not know the deployment {exc} of {job.current.group!r}: "
+                "do api and worker run the same config?"
+            ) from exc
+        shuffled = self._catalog.shuffle(known, self._rng)
+        return sorted(shuffled, key=lambda each: each.id == job.avoid) if job.avoid else shuffled
+
+    async def _enter(self, run: "_Run", deployments: Sequence[Deployment], tokens: int) -> Grant | Postponed:
+        candidates = [
+            Candidate(
+                deployment=each.id,
+                bucket=each.bucket,
+                credential=each.credential,
+                limits=Limits(each.rpm, each.tpm, each.max_parallel_requests),
+                tokens=tokens,
+            )
+            for each in deployments
+        ]
+        if self._turnstile.crowded(candidates):
+            await run.consumer.pause(run.job.provider, _CROWD_PAUSE)
+        return await self._turnstile.enter(
+            f"{run.job.id}/{run.job.attempt}",
+            candidates,
+            patience=self._remaining(run.job),
+            lease_ttl=max(each.timeout for each in deployments) + _LEASE_MARGIN,
+        )
+
+    async def _attempt(self, run: "_Run", grant: Grant, call: Call) -> None:
+        now = self._clock.now()
+        attempt = run.attempt = Attempt(
+            job=run.job,
+            deployment=call.deployment,
+            queue_wait=max(now - (run.job.published_at or run.job.accepted_at), 0.0),
+            started=self._clock.monotonic(),
+            started_at=now,
+        )
+        try:
+            body = await self._caller.perform(attempt, registry.adapter(call.deployment.provider), call)
+        except AppError as error:
+            await self._follow_up.settle(grant, attempt, failed=True)
+            await self._record(run, Status.FAILURE, error)
+            await self._follow_up.after(attempt, grant, error)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._abandon(run, grant))
+            raise
+        else:
+            await self._complete(run, grant, body)
+
+    async def _complete(self, run: "_Run", grant: Grant, body: bytes) -> None:
+        """The answer leaves first; the ack, which `run` sends, waits until the outcome is safe."""
+        attempt = run.attempt
+        assert attempt is not None
+        outcome = self._reports.outcome(attempt, Status.SUCCESS)
+        await self._reports.completed(attempt, outcome, body)
+        self._follow_up.succeeded(attempt)
+        await self._follow_up.settle(grant, attempt)
+        await self._outcomes.record(outcome)
+        run.recorded = True
+
+    async def _abandon(self, run: "_Run", grant: Grant) -> None:
+        """The attempt was cancelled, by the client or by our own end: give the key back, bill what was used."""
+        assert run.attempt is not None
+        await self._follow_up.settle(grant, run.attempt)
+        await self._record(run, Status.CANCELLED)
+
+    async def _record(self, run: "_Run", status: Status, error: AppError | None = None) -> None:
+        attempt = run.attempt
+        if attempt is not None and attempt.dispatched and not run.recorded:
+            await self._outcomes.record(self._reports.outcome(attempt, status, error))
+            run.recorded = True
+
+    async def _postpone(self, run: "_Run", postponed: Postponed) -> None:
+        """No key is free within the short wait: through a delay level, to the next leg, or back to the client."""
+        job = run.job
+        onward = job.leg + 1 < len(job.route)
+        patience = (job.deadline - job.accepted_at) / 10 if onward else self._remaining(job)
+        if postponed.seconds < patience:
+            await run.consumer.pause(job.provider, postponed.seconds)
+            await self._publish(job, max(postponed.seconds, _SHORTEST_POSTPONEMENT))
+        elif onward:
+            cause = job.cause or _no_key(job, postponed).to_wire()
+            await self._publish(replace(job, leg=job.leg + 1, retries=0, avoid="", cause=cause))
+        else:
+            error = errors.from_wire(job.cause) if job.cause else _no_key(job, postponed)
+            await self._reports.failed(job, error)
+
+    async def _hand_over(self, run: "_Run") -> None:
+        """This worker ends with the job in its hands: another one takes it, unless its tokens are out already."""
+        attempt = run.attempt
+        if attempt is not None and attempt.committed:
+            error = errors.WorkerLost("The worker was stopped in the middle of the stream. Send the request again.")
+            await self._reports.failed(run.job, error, attempt)
+        else:
+            await self._publish(run.successor())
+        await run.delivery.ack()
+
+    async def _wait_for_our_servers(self, run: "_Run", error: errors.Unavailable) -> None:
+        """The log, the limiter or the queue is away. What the provider may have billed is recorded in any case."""
+        await self._record(run, Status.FAILURE, error)
+        if run.attempt is None or not run.attempt.committed:
+            await self._publish(run.successor(), _SERVER_AWAY)
+        await run.delivery.ack()
+
+    async def _publish(self, job: Job, delay: float = 0.0) -> None:
+        """Put the job on its lane as it travels: a claimed body stays behind, and the wait is measured anew."""
+        body = b"" if job.claim else job.body
+        try:
+            await self._queue.publish(replace(job, body=body, published_at=self._clock.now()), delay=delay)
+        except errors.QueueFull as full:
+            await self._reports.failed(job, full)
+
+    def _remaining(self, job: Job) -> float:
+        return job.deadline - self._clock.now()
+
+
+class _Run:
+    """A job in this worker's hands, and how far it has come."""
+
+    def __init__(self, delivery: Delivery, consumer: Consumer, job: Job) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a pipeline runs in a task"
+        self.task = task
+        self.delivery = delivery
+        self.consumer = consumer
+        self.job = job
+        self.attempt: Attempt | None = None
+        self.recorded = False
+        self.cancelled = False
+
+    @property
+    def second_hand(self) -> bool:
+        """Another worker may have had the job."""
+        return self.delivery.redelivered or self.job.suspect
+
+    def cancel(self) -> None:
+        """The client is gone: stop, wherever the job is."""
+        if not self.cancelled:
+            self.cancelled = True
+            self.task.cancel()
+
+    def successor(self) -> Job:
+        """The job as the next worker should have it: a number is used up once the provider may have seen it."""
+        used = self.attempt is not None and self.attempt.dispatched
+        return replace(self.job, attempt=self.job.attempt + 1) if used else self.job
+
+
+def _too_late(job: Job) -> AppError:
+    return errors.DeadlineExceeded(
+        f"Request timed out. Its {job.deadline - job.accepted_at:.1f} s ran out while it waited for its turn at "
+        f"{job.provider}: send a longer timeout, or less at once."
+    )
+
+
+def _no_key(job: Job, postponed: Postponed) -> AppError:
+    if postponed.seconds == inf:
+        return errors.CredentialsExhausted(
+            f"Every API key for {job.current.group!r} at {job.provider} was refused by the provider: check the keys."
+        )
+    return errors.RateLimited(
+        f"No deployments available for selected model, Try again in {postponed.seconds:.0f} seconds. "
+        f"Passed model={job.model}. Every key is at its limit ({postponed.reason}) beyond the request's deadline.",
+        retry_after=postponed.seconds,
+    )

@@ -1,0 +1,76 @@
+"""From a job and the deployment that will serve it to the adapter's `Call`."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from shared.catalog import Deployment
+from shared.errors import InvalidRequest
+from shared.jobs import Job
+from workers.providers.base import Call
+
+_BROKER_FIELDS = frozenset({
+    "timeout", "stream_timeout", "num_retries", "max_retries", "fallbacks", "context_window_fallbacks", "tags",
+    "mock_response", "guardrails", "cache", "caching", "priority", "api_key", "api_base", "base_url", "api_version",
+    "drop_params", "allowed_openai_params", "additional_drop_params", "custom_llm_provider", "user_api_key_dict",
+    "disable_fallbacks", "model_info", "proxy_server_request", "secret_fields",
+})  # fmt: skip
+"""What LiteLLM's clients put into a body for the proxy itself; it never reaches a provider."""
+
+_CHARACTERS_PER_TOKEN = 4  # a common rule of thumb for English; only reservations and marked estimates rest on it
+_DEFAULT_OUTPUT_RESERVE = 1024  # tokens reserved for an answer whose request sets no maximum
+_INLINE_DATA = re.compile(rb'"data:[^"]{256,}"|"data"\s*:\s*"[^"]{256,}"')
+_INLINE_TOKENS = 1000  # an image or document page, roughly, instead of its base64 text
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """The request as the api validated it. Raises `InvalidRequest` for what is not a JSON object after all."""
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest(f"The job's body is not JSON: {exc}") from exc
+    if not isinstance(request, dict):
+        raise InvalidRequest("The job's body is not a JSON object.")
+    return request
+
+
+def call(job: Job, request: Mapping[str, Any], deployment: Deployment, now: float) -> Call:
+    """The call that `deployment` gets: its defaults under the client's parameters, broker-only fields taken out."""
+    body = {**deployment.params, **request} if deployment.params else dict(request)
+    if "mock_response" in request:
+        deployment = replace(deployment, provider="simulated", api_base="", headers={})
+        body["simulated"] = {"reply": str(request["mock_response"])}
+    for name in _BROKER_FIELDS.intersection(body):
+        del body[name]
+    if not body.get("store"):
+        body.pop("metadata", None)  # OpenAI takes it for stored completions only; otherwise it is meant for the proxy
+    return Call(
+        body=body,
+        deployment=deployment,
+        id=f"chatcmpl-{job.id}",
+        created=int(now),
+        client_headers=job.headers_in or {},
+    )
+
+
+def prompt_tokens(body: bytes) -> int:
+    """An estimate of a request's input tokens, from its size; inline images count as `_INLINE_TOKENS` each."""
+    if len(body) < 1024:
+        return len(body) // _CHARACTERS_PER_TOKEN
+    text, inlined = _INLINE_DATA.subn(b"", body)
+    return len(text) // _CHARACTERS_PER_TOKEN + inlined * _INLINE_TOKENS
+
+
+def output_tokens(characters: int) -> int:
+    """An estimate of the tokens in so many characters of output."""
+    return -(-characters // _CHARACTERS_PER_TOKEN)
+
+
+def reservation(body: bytes, request: Mapping[str, Any]) -> int:
+    """Tokens to reserve: the estimated input plus the most that the request lets the model write."""
+    limit = request.get("max_completion_tokens") or request.get("max_tokens") or _DEFAULT_OUTPUT_RESERVE
+    choices = request.get("n") or 1
+    return prompt_tokens(body) + int(limit) * int(choices)

@@ -1,0 +1,103 @@
+"""A pool: takes jobs from the lanes, runs each in a task, and drains when told to stop."""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from broker.interfaces import Consumer, Delivery
+from shared import metrics
+from shared.errors import AppError
+from shared.ids import uuid7
+from workers.attempt import Caller
+from workers.outcomes import OutcomeWriter
+from workers.pipeline import Pipeline, Seams
+from workers.reports import Reports
+from workers.upstream import Upstream
+
+_BEAT = 1.0  # seconds between announcements
+_BEAT_TTL = 4.0  # seconds without one after which other workers take this one for dead
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Runs up to `concurrency` jobs of `providers` at a time."""
+
+    def __init__(
+        self, seams: Seams, providers: Sequence[str], *, concurrency: int, grace: float, keep_ledger: bool = True
+    ) -> None:
+        self._seams = seams
+        self._providers = list(providers)
+        self._concurrency = concurrency
+        self._grace = grace
+        self._keep_ledger = keep_ledger
+        self._running: set[asyncio.Task[None]] = set()
+        self.id = uuid7()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until `stopping` is set, then finish what is running within the grace period and hand back the rest."""
+        seams = self._seams
+        outcomes = OutcomeWriter(seams.queue, keep=self._keep_ledger)
+        async with Upstream(limit=self._concurrency) as upstream:
+            caller = Caller(upstream, seams.log, seams.clock, self.id)
+            pipeline = Pipeline(seams, caller, Reports(seams.log, seams.clock), outcomes)
+            async with (
+                seams.queue.consume(self._providers, self._concurrency) as consumer,
+                asyncio.TaskGroup() as group,
+            ):
+                await seams.log.announce(self.id, _BEAT_TTL)
+                beating = group.create_task(self._beat())
+                taking = group.create_task(self._take(consumer, pipeline))
+                await stopping.wait()
+                taking.cancel()
+                await consumer.stop()
+                await self._drain()
+                beating.cancel()
+            await seams.log.announce(self.id, 0)
+
+    async def _take(self, consumer: Consumer, pipeline: Pipeline) -> None:
+        while True:
+            delivery = await consumer.get()
+            # The set owns the task until it ends; `_drain` awaits what is left.
+            task = asyncio.create_task(self._run(delivery, consumer, pipeline))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            metrics.JOBS_RUNNING.set(len(self._running))
+
+    async def _run(self, delivery: Delivery, consumer: Consumer, pipeline: Pipeline) -> None:
+        try:
+            await pipeline.run(delivery, consumer)
+        except AppError as error:
+            # The queue is away. Unsettled, the job comes again when the connection does.
+            log.warning("job left unsettled", job=delivery.job.id, code=error.code, reason=error.message)
+        except Exception as exc:
+            log.exception("the worker failed at a job", job=delivery.job.id)
+            await self._apologise(delivery, pipeline, type(exc).__name__)
+
+    async def _apologise(self, delivery: Delivery, pipeline: Pipeline, reason: str) -> None:
+        try:
+            await pipeline.apologise(delivery, reason)
+        except AppError as error:
+            log.warning("job left unsettled", job=delivery.job.id, code=error.code, reason=error.message)
+
+    async def _drain(self) -> None:
+        if self._running:
+            log.info("draining", jobs=len(self._running), grace=self._grace)
+            await asyncio.wait(self._running, timeout=self._grace)
+        rest = list(self._running)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT)
+            try:
+                await self._seams.log.announce(self.id, _BEAT_TTL)
+            except AppError as error:
+                log.warning("heartbeat missed", reason=error.message)
