@@ -47,7 +47,8 @@ async def audit(settings: Settings, config: Config, path: Path | None, pings: Ma
     """Everything worth knowing before a start. Load `config` leniently, or it stops at the first missing variable.
 
     `path` is the configuration file, None when there is none. `pings` has a call for each server, by the names queue,
-    events, limits and store; each gets 3 seconds and may raise `Unavailable` or `OSError`.
+    events, limits and store; each gets 3 seconds, in which importing a driver counts, and may raise `Unavailable` or
+    `OSError`.
     """
     findings = [*_settings(settings), *_variables(config)]
     try:
@@ -104,7 +105,8 @@ def _variables(config: Config) -> Iterator[Finding]:
 def _models(config: Config, catalog: Catalog, path: Path | None) -> Iterator[Finding]:
     source = config.name if path is not None else "no file"
     models = len(catalog.models())
-    yield Finding("config", source, State.OK, f"{models} models at {', '.join(catalog.providers()) or 'no provider'}")
+    places = ", ".join(catalog.providers()) or "no provider"
+    yield Finding("config", source, State.OK, f"{models} model{'' if models == 1 else 's'} at {places}")
     for warning in catalog.warnings:
         yield Finding("config", warning.partition(":")[0], State.WARNING, warning)
 
@@ -186,7 +188,7 @@ def _address(url: str) -> str:
     except ValueError:  # a port that is no number, say; the backend's own message follows
         return "its address"
     if not host:
-        return f"{parts.scheme}:{parts.path}"
+        return f"{parts.scheme}:{parts.path[1:]}"
     return f"{parts.scheme}://{host}:{port}" if port else f"{parts.scheme}://{host}"
 
 

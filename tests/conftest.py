@@ -30,13 +30,13 @@ def namespace() -> str:
 def rabbitmq_url(worker_number: int) -> str:
     """A virtual host that tests of other pytest-xdist workers do not use. Queues of earlier tests stay in it: take
     `namespace` for their names."""
-    return f"{_address('HEADRACE_TEST_RABBITMQ_URL').rstrip('/')}/test{worker_number % VHOSTS}"
+    return f"{server_address('HEADRACE_TEST_RABBITMQ_URL').rstrip('/')}/test{worker_number % VHOSTS}"
 
 
 @pytest.fixture
 async def redis_url(worker_number: int) -> AsyncIterator[str]:
     """An empty database. Channels are shared by all databases of a server: take `namespace` for their names."""
-    base, _, _ = _address("HEADRACE_TEST_REDIS_URL").rpartition("/")
+    base, _, _ = server_address("HEADRACE_TEST_REDIS_URL").rpartition("/")
     url = f"{base}/{worker_number}"
     async with redis.asyncio.from_url(url) as client:
         await client.flushdb()
@@ -46,7 +46,7 @@ async def redis_url(worker_number: int) -> AsyncIterator[str]:
 @pytest.fixture
 async def database_url(namespace: str) -> AsyncIterator[str]:
     """An empty PostgreSQL database of the test's own."""
-    server = _address("HEADRACE_TEST_DATABASE_URL")
+    server = server_address("HEADRACE_TEST_DATABASE_URL")
     connection = await asyncpg.connect(server, timeout=30)
     try:
         await connection.execute(f"CREATE DATABASE {namespace} TEMPLATE template0")
@@ -62,7 +62,7 @@ def worker_number() -> int:
     return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
-def _address(variable: str) -> str:
+def server_address(variable: str) -> str:
     address = os.environ.get(variable)
     if address is None:
         missing = f"{variable} is not set: `make test` starts the servers and sets it"

@@ -87,6 +87,9 @@ class Caller:
         Raises `AppError` of the class that says what to do next.
         """
         request = adapter.request(call)
+        # A provider's support, or a fake one in a test, can tell attempts apart by these.
+        request.headers["x-headrace-job-id"] = attempt.job.id
+        request.headers["x-headrace-attempt"] = str(attempt.job.attempt)
         limit = max(min(call.deployment.timeout, attempt.job.deadline - self._clock.now()), 0.001)
         try:
             async with asyncio.timeout(limit):

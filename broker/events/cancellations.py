@@ -27,7 +27,7 @@ class Cancellations:
         self._until[job_id] = now + CANCEL_TTL
         while len(self._until) > _MAX_REMEMBERED or next(iter(self._until.values())) <= now:
             del self._until[next(iter(self._until))]
-        for callback in self._watchers.get(job_id, ()):
+        for callback in list(self._watchers.get(job_id, ())):
             callback()
 
     @contextmanager
@@ -35,9 +35,9 @@ class Cancellations:
         """While inside, `callback` is called once the job is cancelled; at once if it is already."""
         watchers = self._watchers.setdefault(job_id, [])
         watchers.append(callback)
-        if job_id in self:
-            callback()
         try:
+            if job_id in self:
+                callback()
             yield
         finally:
             watchers.remove(callback)

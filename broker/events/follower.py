@@ -63,8 +63,10 @@ class LogFollower:
             return await self._next()
 
     def fail(self, error: AppError) -> None:
-        self._failure = error
-        self._rouse()
+        """`next` raises `error` after what came before it, and takes no notice of what comes later."""
+        if self._failure is None:
+            self._failure = error
+            self._rouse()
 
     def close(self) -> None:
         if not self._closed:
@@ -75,6 +77,8 @@ class LogFollower:
 
     def ring(self, event: Event) -> None:
         """The doorbell: an event was appended to the log just now."""
+        if self._failure is not None:
+            return
         self._heard = max(self._heard, event.seq)
         if self._arrivals is None:
             self._accept(event)
@@ -91,11 +95,11 @@ class LogFollower:
         while not self._buffer:
             if self._closed:
                 raise StopAsyncIteration
-            if self._failure is not None:
-                raise self._failure
             if self._behind:
                 await self._catch_up()
                 continue
+            if self._failure is not None:
+                raise self._failure
             self._wake = asyncio.get_running_loop().create_future()
             try:
                 await self._wake

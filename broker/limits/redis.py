@@ -16,6 +16,7 @@ from broker.limits.token_bucket import MAX_COOLDOWN, Wait, shortest
 from broker.redis_pipe import Pipe, Script
 
 _LEARN_EVERY = 1.0  # seconds between reports of the same bucket that bring no news
+_MAX_UNLEASED = 50_000  # leases; forgetting one costs a needless round trip
 _MAX_REPORTS = 10_000  # buckets whose latest report is remembered
 
 
@@ -40,6 +41,7 @@ class RedisLimiter:
         self._leases = f"{namespace}:{{limits}}:leases:"
         self._dead = f"{namespace}:{{limits}}:dead:"
         self._clock = clock
+        self._unleased: dict[str, None] = {}  # grants that nothing limited: nothing was written that could be settled
         self._reports: dict[str, tuple[float, Limits]] = {}  # bucket -> when it was last reported, and which limits
 
     async def __aenter__(self) -> Self:
@@ -69,11 +71,14 @@ class RedisLimiter:
         reserved, rpm, tpm = map(_number, answer)
         candidate = candidates[chosen - 1]
         applied = Limits(rpm=rpm, tpm=tpm, parallel=candidate.limits.parallel)
+        if applied == Limits():
+            self._remember_unleased(lease)
         return Grant(candidate.deployment, candidate.bucket, lease, int(reserved or 0), applied)
 
     async def settle(self, grant: Grant, tokens: int | None) -> None:
-        if grant.limits == Limits():
-            return  # nothing limited it, so nothing was written that could be settled
+        if grant.lease in self._unleased:
+            del self._unleased[grant.lease]
+            return
         keys = (self._bucket + grant.bucket, self._leases + grant.bucket)
         await self._pipe.evaluate(_SETTLE, keys, (self._now(), grant.lease, grant.reserved, _text(tokens)))
 
@@ -109,6 +114,11 @@ class RedisLimiter:
 
     def _now(self) -> str:
         return "" if self._clock is None else repr(self._clock())
+
+    def _remember_unleased(self, lease: str) -> None:
+        if len(self._unleased) >= _MAX_UNLEASED:
+            del self._unleased[next(iter(self._unleased))]
+        self._unleased[lease] = None
 
     def _news(self, bucket: str, limits: Limits, requests: int | None, tokens: int | None) -> bool:
         """Whether a report is worth a round trip: every answer carries one, and most say what the last one said."""

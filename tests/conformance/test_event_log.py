@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 
 from broker.events import memory, redis
 from broker.interfaces import EventLog, Follower
-from shared.errors import Unavailable
+from shared.errors import AppError, QueueFull, Unavailable
 from shared.events import Event, Kind
 
 JOB = "0192f0c1-2d3e-7abc-8def-000000000001"
@@ -57,9 +57,9 @@ async def rest_of(follower: Follower) -> list[Event]:
         return [event async for event in follower]
 
 
-async def eventually(claim: Callable[[], "asyncio.Future[bool] | object"]) -> None:
+async def eventually(claim: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(5):
-        while not await claim():  # type: ignore[misc]
+        while not await claim():
             await asyncio.sleep(0.01)
 
 
@@ -211,6 +211,40 @@ async def test_closing_ends_the_iteration_even_of_a_waiting_reader(api: EventLog
     assert reading.result() == []
 
 
+async def test_a_follower_whose_job_will_not_run_raises_why(api: EventLog, worker: EventLog) -> None:
+    follower = api.follow(JOB)
+    await worker.emit(api.reply_channel, [chunk(1)])
+    assert await follower.next(timeout=5) == chunk(1)
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        reading = group.create_task(error_of(follower))
+        await asyncio.sleep(0)
+        follower.fail(QueueFull("the lane is full", retry_after=3.0))
+
+    assert isinstance(reading.result(), QueueFull)
+    assert isinstance(await error_of(follower), QueueFull)
+
+
+async def error_of(follower: Follower) -> AppError:
+    with pytest.raises(AppError) as caught:
+        await follower.next()
+    return caught.value
+
+
+async def test_a_worker_is_present_until_its_announcement_ends(api: EventLog, worker: EventLog) -> None:
+    await worker.announce("one", 0.1)
+    await worker.announce("two", 60)
+    assert [await api.present(name) for name in ("one", "two", "unknown")] == [True, True, False]
+
+    async def gone() -> bool:
+        return not await api.present("one")
+
+    await eventually(gone)
+    assert await api.present("two")
+    await worker.announce("two", 0)
+    assert not await api.present("two")
+
+
 async def test_replay_returns_what_follows_and_every_started_event(api: EventLog, worker: EventLog) -> None:
     await worker.emit("", [started(), chunk(1), chunk(2), started(attempt=2), completed(3)])
 
@@ -246,9 +280,10 @@ async def test_a_started_mark_is_in_the_log_for_the_next_worker(api: EventLog, w
 async def test_a_cancellation_reaches_whoever_listens(api: EventLog, worker: EventLog) -> None:
     heard, other = asyncio.Event(), asyncio.Event()
 
-    async with worker.on_cancel(JOB, heard), worker.on_cancel("other", other), asyncio.timeout(5):
+    with worker.on_cancel(JOB, heard.set), worker.on_cancel("other", other.set):
         await api.cancel(JOB)
-        await heard.wait()
+        async with asyncio.timeout(5):
+            await heard.wait()
 
     assert not other.is_set()
     assert await worker.is_cancelled(JOB, time.time())
@@ -260,7 +295,7 @@ async def test_a_cancellation_from_before_is_known_at_once(api: EventLog, worker
     await api.cancel(JOB)
 
     assert await worker.is_cancelled(JOB, time.time() - 60)
-    async with api.on_cancel(JOB, heard):
+    with api.on_cancel(JOB, heard.set):
         assert heard.is_set()
 
 
@@ -274,7 +309,7 @@ async def test_a_worker_that_starts_after_the_cancellation_asks_for_it(api: Even
 
 async def test_nobody_is_told_after_leaving(api: EventLog) -> None:
     left = asyncio.Event()
-    async with api.on_cancel(JOB, left):
+    with api.on_cancel(JOB, left.set):
         pass
 
     await api.cancel(JOB)

@@ -167,6 +167,15 @@ async def test_settling_twice_changes_nothing(limiter: Limiter) -> None:
     assert (state.tokens, state.in_flight) == (500, 0)
 
 
+async def test_a_successor_frees_the_lease_of_a_worker_that_died(limiter: Limiter) -> None:
+    lost = await granted(limiter, "job/1", candidate(Limits(parallel=1, tpm=1000), tokens=300))
+
+    await limiter.settle(Grant(lost.deployment, lost.bucket, lost.lease, 0, Limits()), None)
+
+    (state,) = await limiter.state(["bucket-a"])
+    assert (state.tokens, state.in_flight) == (700, 0)
+
+
 async def test_a_parallel_slot_is_free_again_after_settling(limiter: Limiter) -> None:
     only = candidate(Limits(parallel=2))
     first = await granted(limiter, "job/1", only)

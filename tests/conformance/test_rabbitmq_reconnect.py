@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiormq
 import pytest
@@ -246,7 +247,8 @@ async def test_unreadable_message_goes_to_the_dead_letters(
             while not (message := await channel.basic_get(topology.dead_queue("p", namespace), no_ack=True)).body:
                 await asyncio.sleep(0.02)
 
-    assert message.header.properties.headers["x-headrace-reason"].startswith("unreadable")
+    headers: Any = message.header.properties.headers
+    assert headers["x-headrace-reason"].startswith("unreadable")
 
 
 async def test_queue_made_with_another_bound_is_kept(queue: RabbitQueue, rabbitmq_url: str, namespace: str) -> None:

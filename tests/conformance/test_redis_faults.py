@@ -78,7 +78,7 @@ async def test_a_job_cancelled_while_the_subscription_was_cut_is_stopped(
 ) -> None:
     heard = asyncio.Event()
 
-    async with log.on_cancel(JOB, heard):
+    with log.on_cancel(JOB, heard.set):
         await admin.set(f"headrace:cancel:{{{JOB}}}", 1)  # as another process does it, its message lost
         await admin.client_kill_filter(_type="pubsub")
 

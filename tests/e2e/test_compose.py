@@ -71,11 +71,13 @@ async def test_the_composed_services_come_up_healthy_and_answer_a_chat(
     assert answer["choices"][0]["message"]["content"]
 
 
-def test_without_a_key_the_api_does_not_listen_to_the_network(services: dict[str, Any]) -> None:
-    published = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["api"]["ports"]
+def test_the_api_is_published_on_loopback_only_unless_told_otherwise(variables: dict[str, str]) -> None:
+    composed = (ROOT / "docker-compose.yml").read_text()
 
-    assert services["api"]["command"][2:4] == ["--host", "0.0.0.0"]
-    assert all("127.0.0.1" in port for port in published)
+    for given in (variables, {**variables, "HEADRACE_PUBLISH": ""}):
+        services = yaml.safe_load(_substituted(composed, given))["services"]
+        published = [port for service in services.values() for port in service.get("ports", [])]
+        assert published == ["127.0.0.1:4000:4000"]
 
 
 @asynccontextmanager

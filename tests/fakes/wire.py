@@ -1,6 +1,7 @@
 """HTTP/1.1 by hand, because a fake provider must be able to break it: wrong lengths, cut chunks, resets."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
@@ -146,7 +147,9 @@ class _Protocol(asyncio.StreamReaderProtocol):
         self.gone = asyncio.Event()
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await serve(self, reader, writer)
+            # The outermost frame of a task that only `Server.stop` cancels; Python 3.11 logs a cancelled one as a crash
+            with contextlib.suppress(asyncio.CancelledError):
+                await serve(self, reader, writer)
 
         super().__init__(asyncio.StreamReader(limit=_MAX_HEAD), connected)
 

@@ -216,3 +216,17 @@ async def test_two_answers_over_one_connection_are_told_from_two_connections(
         await read(another, chat("m", stream=False))
 
     assert [attempt.connection for attempt in upstream.requests] == [1, 1, 2]
+
+
+async def test_stopping_in_the_middle_of_an_answer_is_quiet() -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+    async with FakeUpstream(latency=60) as upstream, aiohttp.ClientSession(upstream.url) as client:
+        asking = asyncio.create_task(read(client, chat("m")))
+        await upstream.arrived(1)
+        await upstream.stop()
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+
+    assert complaints == []

@@ -23,7 +23,7 @@ _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 
 def check_request(body: Mapping[str, Any], *, betas: bool = False) -> None:
     """Raises AssertionError with everything that Anthropic would reject in `body`."""
-    found = [*deviations(body, betas=betas), *broken_rules(body)]
+    found = deviations(body, betas=betas) or list(broken_rules(body))
     assert not found, "not a request to Anthropic:\n  " + "\n  ".join(found) + f"\n{body}"
 
 

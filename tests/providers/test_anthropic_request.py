@@ -295,8 +295,11 @@ def test_max_tokens_leaves_room_for_an_answer_after_the_budget() -> None:
     assert valid({"reasoning_effort": "medium", "max_tokens": 100})["max_tokens"] == 2_048 + 4_096
 
 
-def test_an_effort_gives_way_to_a_forced_tool() -> None:
-    assert "thinking" not in valid({"reasoning_effort": "high", "tools": [WEATHER], "tool_choice": "required"})
+@pytest.mark.parametrize("model", [BUDGET, ADAPTIVE])
+def test_an_effort_gives_way_to_a_forced_tool(model: str) -> None:
+    body = valid({"reasoning_effort": "high", "tools": [WEATHER], "tool_choice": "required"}, model=model)
+
+    assert "thinking" not in body
 
 
 def test_an_effort_gives_way_when_the_tool_calls_of_the_turn_came_without_thinking() -> None:

@@ -51,7 +51,8 @@ def _tool_turn(draw: st.DrawFn) -> list[dict[str, Any]]:
     return [{"role": "user", "content": "go"}, answer, *draw(st.permutations(results))]
 
 
-_MESSAGES = st.lists(st.one_of(_SYSTEM, _USER, _ANSWER, _tool_turn()), max_size=6).map(lambda turns: sum(turns, []))
+_TURNS = st.lists(st.one_of(_SYSTEM, _USER, _ANSWER, _tool_turn()), max_size=6)
+_MESSAGES = _TURNS.map(lambda turns: [message for turn in turns for message in turn])
 _TOOLS = st.lists(
     st.one_of(
         st.builds(
@@ -94,7 +95,7 @@ _PARAMETERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_PARAMETERS, st.sampled_from(_MODELS))
 def test_any_chat_becomes_a_request_that_google_accepts(body: dict[str, Any], model: str) -> None:
     request = GEMINI.request(a_call(body, model=model, drop_params=True))

@@ -600,6 +600,7 @@ def test_parameters_that_ask_for_nothing_or_concern_others_are_ignored() -> None
     [
         ({"reasoning_effort": "enormous"}, "reasoning_effort"),
         ({"thinking": "yes"}, "thinking"),
+        ({"thinking_config": []}, "thinking_config"),
         ({"thinking": {"budget_tokens": "many"}}, "thinking"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"tools": [WEATHER], "tool_choice": "perhaps"}, "tool_choice"),

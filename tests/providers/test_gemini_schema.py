@@ -176,8 +176,8 @@ _LEAVES = st.one_of(
         optional={
             "description": st.text(max_size=5),
             "format": st.sampled_from(["date-time", "uri", "int32"]),
-            "enum": st.lists(st.one_of(st.none(), st.text(max_size=2), st.integers(), st.booleans()), max_size=3),
-            "default": st.integers(),
+            "enum": st.lists(st.one_of(st.none(), st.text(max_size=2), st.integers(-9, 9), st.booleans()), max_size=3),
+            "default": st.integers(-9, 9),
             "minimum": st.one_of(st.integers(-5, 5), st.floats(allow_nan=False), st.just("low")),
             "minLength": st.one_of(st.integers(-1, 5), st.floats(0, 9), st.none()),
             "pattern": st.just("^a"),
@@ -190,7 +190,7 @@ _LEAVES = st.one_of(
         {"$ref": st.sampled_from(["#", "#/$defs/Node", "#/$defs/Other", "#/$defs/none", "https://elsewhere.test/s"])},
         optional={"description": st.just("d")},
     ),
-    st.fixed_dictionaries({"const": st.one_of(st.text(max_size=3), st.integers(), st.none())}),
+    st.fixed_dictionaries({"const": st.one_of(st.text(max_size=3), st.integers(-9, 9), st.none())}),
     st.fixed_dictionaries({"type": st.lists(st.sampled_from(["string", "null", "integer", "object"]), max_size=3)}),
 )
 
@@ -199,7 +199,7 @@ def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     members = st.lists(inner, max_size=3)
     fields = {
         "properties": st.dictionaries(_NAMES, inner, max_size=3),
-        "required": st.lists(st.one_of(_NAMES, st.integers()), max_size=3),
+        "required": st.lists(st.one_of(_NAMES, st.integers(0, 9)), max_size=3),
         "propertyOrdering": st.lists(_NAMES, max_size=2),
         "items": st.one_of(inner, members),
         "prefixItems": members,
@@ -221,7 +221,7 @@ DOCUMENTS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(DOCUMENTS)
 def test_any_schema_becomes_one_that_google_accepts(document: dict[str, Any]) -> None:
     before = orjson.dumps(document)

@@ -47,7 +47,7 @@ async def test_a_config_that_can_run_does_not_fail(tmp_path: Path) -> None:
 
     assert not failed(findings.values())
     assert findings["provider", "openai"].state is State.OK
-    assert findings["config", "config.yaml"].detail == "1 models at openai"
+    assert findings["config", "config.yaml"].detail == "1 model at openai"
     assert findings["server", "store"].detail == "postgresql://db:5432"
 
 
@@ -128,12 +128,19 @@ async def test_silent_servers_are_given_up_together(tmp_path: Path, monkeypatch:
     async def silent() -> None:
         await asyncio.Event().wait()
 
-    findings = await findings_of(config_of(tmp_path, TEXT, **SECRETS), {"queue": silent, "events": silent})
+    async with asyncio.timeout(2):
+        findings = await findings_of(config_of(tmp_path, TEXT, **SECRETS), {"queue": silent, "events": silent})
 
     assert findings["server", "queue"].state is State.ERROR
     assert findings["server", "events"].detail == (
         "in this process did not answer within 0.01 s: start it, or correct its address"
     )
+
+
+async def test_the_embedded_store_is_named_by_its_file(tmp_path: Path) -> None:
+    findings = await findings_of(config_of(tmp_path, ""), {"store": answers})
+
+    assert findings["server", "store"].detail == "sqlite:headrace.db"
 
 
 async def test_running_without_a_master_key_is_a_warning(tmp_path: Path) -> None:
@@ -147,12 +154,13 @@ async def test_no_secret_is_printed_and_brackets_survive(tmp_path: Path) -> None
     findings = await findings_of(config_of(tmp_path, TEXT, **SECRETS), {"store": answers})
     console = Console(width=300, file=StringIO())
 
-    console.print(render(list(findings.values())))
+    console.print(render([*findings.values(), Finding("key", "n[bold]", State.OK, "d[red]")]))
 
     printed = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
     assert not [value for value in (*SECRETS.values(), "hunter2", "secret") if value in printed]
     assert "sk-...abcd" in printed
-    assert "model_list[0].litellm_params.api_key" in printed
+    assert "n[bold]" in printed
+    assert "d[red]" in printed
 
 
 @pytest.mark.parametrize(

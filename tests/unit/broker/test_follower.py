@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from broker.events.follower import BUFFER, LogFollower, Page
-from shared.errors import Unavailable
+from shared.errors import QueueFull, Unavailable
 from shared.events import Event, Kind
 
 PAGE = 4
@@ -159,6 +159,20 @@ async def test_a_log_that_is_shorter_than_what_was_delivered_is_lost() -> None:
     world.follower.distrust()
 
     with pytest.raises(Unavailable, match="lost events"):
+        await world.follower.next(timeout=5)
+
+
+async def test_a_failure_waits_for_what_came_before_it_and_hides_what_comes_later() -> None:
+    world = World()
+    world.emit(1, 2, ring=False)
+    world.emit(3)
+
+    world.follower.fail(QueueFull("the lane is full"))
+    world.follower.fail(Unavailable("a second failure does not count"))
+    world.follower.ring(chunk(4))
+
+    assert await world.read(3) == [1, 2, 3]
+    with pytest.raises(QueueFull):
         await world.follower.next(timeout=5)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from shared.config import Config, default_config, load
+from shared.config_variables import Reference
 from shared.errors import ConfigError
 
 ENVIRON = {
@@ -172,7 +173,7 @@ def test_a_missing_variable_is_an_error_that_says_where(tmp_path: Path, environ:
 
 def test_a_lenient_load_collects_every_missing_variable_instead(tmp_path: Path) -> None:
     path = written(tmp_path, FROM_THE_ISSUE)
-    missing: list = []
+    missing: list[Reference] = []
 
     config = load(path, {}, missing)
 
@@ -185,7 +186,7 @@ def test_a_lenient_load_collects_every_missing_variable_instead(tmp_path: Path) 
 
 def test_a_lenient_load_skips_an_entry_whose_model_is_missing(tmp_path: Path) -> None:
     path = written(tmp_path, "model_list: [{model_name: a, litellm_params: {model: os.environ/MODEL}}]")
-    missing: list = []
+    missing: list[Reference] = []
 
     config = load(path, {}, missing)
 

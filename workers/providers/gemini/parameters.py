@@ -76,7 +76,10 @@ def generation_config(parameters: Parameters, model: Model) -> Parameters:
     native = {name: value for name, value in parameters.items() if name not in _RENAMED and camel(name) in _NATIVE}
     for name, value in {**(own if isinstance(own, dict) else {}), **native}.items():
         config[camel(name)] = native_value(camel(name), value)
-    if thinking := _thinking(parameters, model) | config.get("thinkingConfig", {}):
+    given = config.get("thinkingConfig", {})
+    if not isinstance(given, dict):
+        raise InvalidRequest("thinking_config must be an object", param="thinking_config")
+    if thinking := {**_thinking(parameters, model), **given}:
         config["thinkingConfig"] = thinking
     return config
 

@@ -54,7 +54,7 @@ def candidates_of(answer: Answer) -> list[Candidate]:
 def index_of(candidate: Candidate, default: int) -> int:
     """Gemini leaves out the index of the first candidate."""
     index = candidate.get("index")
-    return index if isinstance(index, int) else default
+    return index if isinstance(index, int) and not isinstance(index, bool) else default
 
 
 def message_fields(call: Call, reply: Reply) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _TYPES = {
 _FORMATS = ("date-time", "enum")  # any other format of a string is answered with 400
 _NUMBERS = ("minimum", "maximum")
 _SIZES = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
-_SHAPE = ("type", "properties", "items", "enum", "const", "$ref", "anyOf", "oneOf", "allOf")
+_SHAPE = ("type", "properties", "items", "prefixItems", "enum", "const", "$ref", "anyOf", "oneOf", "allOf")
 
 Schema = dict[str, Any]
 
@@ -88,10 +88,9 @@ class _Conversion:
         node = self.root
         for token in ref.lstrip("#").strip("/").split("/") if ref.strip("#/") else ():
             key = unquote(token).replace("~1", "/").replace("~0", "~")
-            if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-                node = node[int(key)]
-            else:
-                node = node.get(key) if isinstance(node, Mapping) else None
+            if isinstance(node, list):
+                node = {str(at): each for at, each in enumerate(node)}
+            node = node.get(key) if isinstance(node, Mapping) else None
         return node if isinstance(node, Mapping) else {"type": "object"}
 
     def _all_of(self, schema: Mapping[str, Any], parts: list[Any], depth: int, path: tuple[str, ...]) -> Schema:
@@ -104,6 +103,8 @@ class _Conversion:
             if not any(key in part for key in _SHAPE):
                 del converted["type"]  # a mere description or constraint says nothing of the type
             required += [*converted.get("required", ()), *_list(part.get("required"))]
+            if converted.get("type", merged.get("type")) != merged.get("type"):
+                merged = _described({}, merged)  # the type changes, and what belonged to the other one goes
             properties = {**merged.get("properties", {}), **converted.get("properties", {})}
             merged = _without_empty({**merged, **converted, "properties": properties})
 

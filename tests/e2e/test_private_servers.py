@@ -6,21 +6,24 @@ import redis.asyncio
 
 from tests.servers import Postgres, Redis
 
+# Not for their use: they decide what happens on a machine without the servers' packages.
+pytestmark = pytest.mark.usefixtures("redis_url", "database_url")
+
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 async def test_postgres_keeps_its_port_and_committed_rows_over_an_end(end: str) -> None:
     async with Postgres() as postgres:
         url = postgres.url
-        connection = await asyncpg.connect(url)
+        connection = await asyncpg.connect(url, timeout=30)
         await connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
         await connection.close()
 
         await getattr(postgres, end)()
         with pytest.raises(OSError):
-            await asyncpg.connect(url)
+            await asyncpg.connect(url, timeout=30)
         await postgres.start()
 
-        connection = await asyncpg.connect(url)
+        connection = await asyncpg.connect(url, timeout=30)
         assert await connection.fetchval("SELECT answer FROM kept") == 42
         await connection.close()
 
