@@ -156,6 +156,27 @@ async def test_recorders_with_the_same_outcomes_in_any_order_never_deadlock(shar
         assert sum(new) == 500
         assert (await one.summary()).attempts == 500
 
+    assert await deadlocks(shared_url) == 0  # the store would hide one by trying again
+
+
+async def deadlocks(url: str) -> int:
+    """What PostgreSQL counted, once every other connection has reported and gone."""
+    if url.startswith("sqlite"):
+        return 0
+    connection = await asyncpg.connect(url)
+    try:
+        async with asyncio.timeout(10):
+            others = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            while await connection.fetchval(others):
+                await asyncio.sleep(0.01)
+        return int(
+            await connection.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        )
+    finally:
+        await connection.close()
+
 
 async def test_a_batch_is_recorded_whole_or_not_at_all(store: Database) -> None:
     refused = an_outcome("job-2", duration=float("nan"))
