@@ -92,6 +92,11 @@ def response(error: AppError, headers: Mapping[str, str] | None = None) -> Respo
     return answer
 
 
+def unexpected() -> AppError:
+    """What a client is told when Headrace itself fails."""
+    return AppError("Headrace failed at this request; its log says why.")
+
+
 async def handle(request: Request, error: Exception) -> Response:
     """Starlette's exception handler for `AppError`."""
     assert isinstance(error, AppError)

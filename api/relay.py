@@ -67,6 +67,8 @@ class _Conversation:
         self._receive = receive
         self._watch: asyncio.Task[None] | None = None
         self._over = False
+        # Most requests are over before this fires, and never pay for a task that watches their client.
+        self._timer = asyncio.get_running_loop().call_later(_UNWATCHED, self._begin_watch)
 
     async def next(self, limit: float | None = None) -> Event:
         """The job's next event.
@@ -74,25 +76,14 @@ class _Conversation:
         Raises `TimeoutError` after `limit` seconds, `DeadlineExceeded`, `Cancelled` when the client has left, and
         whatever kept the job from running.
         """
-        left = self._job.deadline + _GRACE - self._relay.clock.now()
-        patience = left if limit is None else min(limit, left)
-        if self._watch is None:
-            try:
-                return self._note(await self._follower.next(min(_UNWATCHED, patience)))
-            except TimeoutError:
-                # Most requests never need this task; those that last do.
-                self._watch = asyncio.create_task(self._watch_client(), name=f"client of {self._job.id}")
-                patience -= _UNWATCHED
-        try:
-            return self._note(await self._follower.next(max(patience, 0.001)))
-        except TimeoutError as exc:
-            if limit is not None and limit < left:
-                raise
-            raise DeadlineExceeded("Request timed out.") from exc
+        event = await self._follower.next(limit)
+        self._over = self._over or event.last
+        return event
 
     async def end(self) -> None:
         """Let go of the job: if it is not over, nobody wants it any more, and its worker hangs up on the provider."""
         self._follower.close()
+        self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -107,9 +98,13 @@ class _Conversation:
     def keep_alive(self) -> float:
         return self._relay.keep_alive
 
-    def _note(self, event: Event) -> Event:
-        self._over = self._over or event.last
-        return event
+    def _begin_watch(self) -> None:
+        left = self._job.deadline + _GRACE - self._relay.clock.now()
+        self._timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._run_out)
+        self._watch = asyncio.create_task(self._watch_client(), name=f"client of {self._job.id}")
+
+    def _run_out(self) -> None:
+        self._follower.fail(DeadlineExceeded("Request timed out."))
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

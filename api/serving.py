@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
 from api import embedded, supervisor
-from api.app import create_app
+from api.app import asgi, create_app
 from broker import backends as seams
 from broker.backends import Backends, open_backends
 from shared import metrics
@@ -144,7 +144,7 @@ async def reachable(settings: Settings) -> AsyncIterator[Backends]:
 
 async def _listen(app: FastAPI, settings: Settings, greeting: str) -> None:
     config = uvicorn.Config(
-        app,
+        asgi(app),
         host=settings.host,
         port=settings.port,
         loop="none",

@@ -353,7 +353,8 @@ class Store(Protocol):
 
     async def record(self, outcomes: Sequence[Outcome]) -> int:
         """Add rows in one transaction; those whose (job_id, attempt) exist already are left as they are. Returns how
-        many were new. When it returns they are committed."""
+        many were new. When it returns they are committed. Raises `InvalidRequest`, having written nothing, when the
+        database refuses a row: trying again does not help."""
         ...
 
     async def spend(self, query: SpendQuery) -> list[Outcome]: ...

@@ -2,7 +2,6 @@
 
 import os
 import time
-from uuid import UUID
 
 
 def uuid7() -> str:
@@ -14,4 +13,5 @@ def uuid7() -> str:
     value |= (random >> 68 & 0xFFF) << 64
     value |= 0x2 << 62
     value |= random & 0x3FFF_FFFF_FFFF_FFFF
-    return str(UUID(int=value))
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

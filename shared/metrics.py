@@ -4,6 +4,7 @@ Names a LiteLLM user's dashboards know are kept (`litellm_*`); what only a queue
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -48,21 +49,26 @@ LANE_DRAIN = Gauge("headrace_queue_drain_rate", "Jobs settled a second", ["provi
 _groups: set[str] = set()
 
 
+def note_request(status: int, route: str, seconds: float) -> None:
+    """Count an answered request."""
+    _requests(status, route).inc()
+    REQUEST_SECONDS.observe(seconds)
+
+
 def note_attempt(outcome: Outcome) -> None:
     """Count a finished attempt."""
-    group = _bounded(outcome.group)
-    labels = (group, outcome.provider)
-    ATTEMPTS.labels(*labels, outcome.status).inc()
-    QUEUE_SECONDS.labels(outcome.provider).observe(outcome.queue_wait)
+    series = _series(_bounded(outcome.group), outcome.provider)
+    series.by_status[outcome.status].inc()
+    series.queue_seconds.observe(outcome.queue_wait)
     if outcome.status is not Status.SUCCESS:
         return
-    UPSTREAM_SECONDS.labels(*labels).observe(outcome.duration)
-    INPUT_TOKENS.labels(*labels).inc(outcome.usage.prompt)
-    OUTPUT_TOKENS.labels(*labels).inc(outcome.usage.output)
+    series.upstream_seconds.observe(outcome.duration)
+    series.input_tokens.inc(outcome.usage.prompt)
+    series.output_tokens.inc(outcome.usage.output)
     if outcome.cost:
-        SPEND.labels(*labels).inc(outcome.cost / 1_000_000_000)
+        series.spend.inc(outcome.cost / 1_000_000_000)
     if outcome.ttft is not None and outcome.stream:
-        FIRST_TOKEN_SECONDS.labels(*labels).observe(outcome.ttft)
+        series.first_token_seconds.observe(outcome.ttft)
 
 
 def note_lanes(lanes: Iterable[tuple[str, str, int, float]]) -> None:
@@ -74,6 +80,29 @@ def note_lanes(lanes: Iterable[tuple[str, str, int, float]]) -> None:
 
 def exposition() -> bytes:
     return generate_latest(REGISTRY)
+
+
+class _Series:
+    """The children of one (group, provider): looking them up costs more than counting."""
+
+    def __init__(self, group: str, provider: str) -> None:
+        self.by_status = {status: ATTEMPTS.labels(group, provider, status.value) for status in Status}
+        self.queue_seconds = QUEUE_SECONDS.labels(provider)
+        self.upstream_seconds = UPSTREAM_SECONDS.labels(group, provider)
+        self.first_token_seconds = FIRST_TOKEN_SECONDS.labels(group, provider)
+        self.input_tokens = INPUT_TOKENS.labels(group, provider)
+        self.output_tokens = OUTPUT_TOKENS.labels(group, provider)
+        self.spend = SPEND.labels(group, provider)
+
+
+@lru_cache(maxsize=4096)
+def _series(group: str, provider: str) -> _Series:
+    return _Series(group, provider)
+
+
+@lru_cache(maxsize=4096)
+def _requests(status: int, route: str) -> Counter:
+    return REQUESTS.labels(status, route)
 
 
 def _bounded(group: str) -> str:

@@ -103,8 +103,7 @@ class Pipeline:
                 run.job = await self._with_body(run.job)
             request = preparation.parse(run.job.body)
             deployments = self._deployments(run.job)
-            async with asyncio.timeout(self._remaining(run.job)):
-                answer = await self._enter(run, deployments, preparation.reservation(run.job.body, request))
+            answer = await self._enter(run, deployments, preparation.reservation(run.job.body, request))
         except TimeoutError:
             await self._reports.failed(run.job, _too_late(run.job))
             return

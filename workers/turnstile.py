@@ -39,7 +39,10 @@ class Turnstile:
     async def enter(
         self, lease: str, candidates: Sequence[Candidate], *, patience: float, lease_ttl: float
     ) -> Grant | Postponed:
-        """A grant for the first free candidate, waiting up to `patience` seconds (at most `SHORT_WAIT`) for it."""
+        """A grant for the first free candidate, waiting up to `SHORT_WAIT` for it at the head of the line.
+
+        Raises `TimeoutError` when `patience` seconds went by, in the line and at its head together.
+        """
         name = _name(candidates)
         line = self._lines.get(name)
         if line is None:
@@ -50,7 +53,7 @@ class Turnstile:
             line = self._lines.setdefault(name, _Line())
         line.waiting += 1
         try:
-            async with line.lock:
+            async with asyncio.timeout(patience), line.lock:
                 return await self._wait_at_the_head(lease, candidates, min(patience, SHORT_WAIT), lease_ttl)
         finally:
             line.waiting -= 1

@@ -25,8 +25,11 @@ _DOCUMENTATION: dict[str, Any] = {
 }
 
 
-@router.post("/v1/chat/completions", **_DOCUMENTATION)
-@router.post("/chat/completions", **_DOCUMENTATION, include_in_schema=False)
+PLAIN_PATHS = ("/v1/chat/completions", "/chat/completions")
+
+
+@router.post(PLAIN_PATHS[0], **_DOCUMENTATION)
+@router.post(PLAIN_PATHS[1], **_DOCUMENTATION, include_in_schema=False)
 async def create(request: Request) -> Response:
     return await _create(request, None)
 
