@@ -20,6 +20,7 @@ from shared.clock import Clock, SystemClock
 from shared.errors import AppError
 from shared.settings import Settings
 
+
 def create_app(backends: Backends, catalog: Catalog, settings: Settings, clock: Clock | None = None) -> FastAPI:
     """An application around `backends`, which the caller opens before and closes after it."""
     clock = clock or SystemClock()

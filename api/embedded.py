@@ -17,6 +17,8 @@ from workers.worker import Worker
 
 _FIRST_WAIT = 0.2  # seconds, doubled up to the longest
 _LONGEST_WAIT = 5.0
+_LAST_OUTCOMES = 10.0  # seconds
+_POLL = 0.02  # seconds
 
 log = structlog.get_logger()
 
@@ -27,13 +29,24 @@ async def workforce(
 ) -> AsyncIterator[None]:
     """A worker and a recorder, while inside. Leaving drains the worker, then the recorder."""
     stopping = asyncio.Event()
-    async with recording(backends), asyncio.TaskGroup() as group:
-        worker = make_worker(backends, catalog, settings, providers)
-        group.create_task(worker.run(stopping))
-        try:
-            yield
-        finally:
-            stopping.set()
+    async with recording(backends):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(make_worker(backends, catalog, settings, providers).run(stopping))
+            try:
+                yield
+            finally:
+                stopping.set()
+        await _recorded(backends)
+
+
+async def _recorded(backends: Backends) -> None:
+    """Return when the ledger has every outcome, which a queue in memory would not keep; or after a while."""
+    deadline = asyncio.get_running_loop().time() + _LAST_OUTCOMES
+    while await backends.queue.outcomes_waiting():
+        if asyncio.get_running_loop().time() > deadline:
+            log.error("the ledger's database is away; the last outcomes are lost")
+            return
+        await asyncio.sleep(_POLL)
 
 
 def make_worker(backends: Backends, catalog: Catalog, settings: Settings, providers: list[str] | None = None) -> Worker:

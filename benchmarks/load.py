@@ -151,6 +151,7 @@ class ClosedLoop:
         self._loop = asyncio.get_running_loop()
         self._clients = [Client(target, self._answered) for _ in range(clients)]
         self._answers: list[Answer] = []
+        self.answered = 0
         self._asking = True
         self._waiting: set[Client] = set()
 
@@ -172,16 +173,17 @@ class ClosedLoop:
 
     async def _measure(self, seconds: float) -> Sample:
         self._answers = []
-        events, cpu, started = self._events(), cpu_seconds(), self._loop.time()
+        events, cpu, started = self.events, cpu_seconds(), self._loop.time()
         await asyncio.sleep(seconds)
-        return Sample(self._loop.time() - started, self._answers[:], self._events() - events, cpu_seconds() - cpu)
+        return Sample(self._loop.time() - started, self._answers[:], self.events - events, cpu_seconds() - cpu)
 
     async def _drain(self) -> None:
         give_up = self._loop.time() + DRAIN
         while self._waiting and self._loop.time() < give_up:
             await asyncio.sleep(0.02)
 
-    def _events(self) -> int:
+    @property
+    def events(self) -> int:
         return sum(client.events for client in self._clients)
 
     def _ask(self, client: Client) -> None:
@@ -191,6 +193,7 @@ class ClosedLoop:
 
     def _answered(self, client: Client, answer: Answer) -> None:
         self._answers.append(answer)
+        self.answered += 1
         self._waiting.discard(client)
         if answer.status == 200:
             self._ask(client)

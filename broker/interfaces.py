@@ -123,8 +123,12 @@ class JobQueue(Protocol):
         """Batches for the recorder, each one message as `record` sent it; unacked ones come again."""
         ...
 
+    async def outcomes_waiting(self) -> int:
+        """Messages with outcomes that no recorder has acked yet; on RabbitMQ without those in a recorder's hands."""
+        ...
+
     async def declare(self, providers: Sequence[str]) -> None:
-        """Make the exchange, lanes, delay levels, dead-letter queues and outcomes queue of these providers. Idempotent."""
+        """Make the exchange, lanes, delay levels, dead letters and outcomes queue of these providers. Idempotent."""
         ...
 
     async def stats(self) -> list[LaneStats]:
@@ -144,7 +148,7 @@ class Follower(Protocol):
 
     def __aiter__(self) -> "AsyncIterator[Event]": ...
 
-    async def next(self, timeout: float | None = None) -> Event:
+    async def next(self, timeout: float | None = None) -> Event:  # noqa: ASYNC109 - it ends the wait, not the follower
         """The next event. Raises `TimeoutError` when none comes within `timeout` seconds (nothing is lost by it), and
         `shared.errors.Unavailable` when the log lost events that it had promised (say, flushed)."""
         ...

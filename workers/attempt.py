@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import orjson
+
 from broker.interfaces import EventLog
 from shared.catalog import Deployment
 from shared.clock import Clock
@@ -37,6 +39,8 @@ class Attempt:
     usage: Usage | None = None
     ttft: float | None = None
     characters: int = 0
+    response_id: str = ""
+    """The answer's `id`, as the client sees it."""
     seq: int = 0
     """Events delivered; after the first one a silent restart is no longer possible."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -99,7 +103,7 @@ class Caller:
                     if response.status >= 300:
                         raise await self._error(adapter, response)
                     if call.stream:
-                        await self._stream(attempt, adapter.decoder(call), response)
+                        await self._stream(attempt, call, adapter.decoder(call), response)
                         return b""
                     return await self._whole(attempt, adapter, call, response)
         except TimeoutError as exc:
@@ -130,6 +134,7 @@ class Caller:
     async def _whole(self, attempt: Attempt, adapter: Adapter, call: Call, response: Response) -> bytes:
         completion = adapter.completion(call, await response.read())
         attempt.usage = completion.usage
+        attempt.response_id = completion.id
         attempt.characters = len(completion.body)
         attempt.ttft = self._clock.monotonic() - attempt.started
         return completion.body
@@ -139,7 +144,7 @@ class Caller:
             return UpstreamBroken(f"The provider answered with a redirect ({response.status}).", status=response.status)
         return adapter.error(response.status, response.headers, await response.read())
 
-    async def _stream(self, attempt: Attempt, decoder: StreamDecoder, response: Response) -> None:
+    async def _stream(self, attempt: Attempt, call: Call, decoder: StreamDecoder, response: Response) -> None:
         relay = _StreamRelay(attempt, self._log, self._clock)
         try:
             await self._read_stream(relay, decoder, response)
@@ -148,6 +153,8 @@ class Caller:
                 raise
             # The answer is whole; only its usage or its terminator is missing.
         await relay.forward(list(decoder.close()))
+        if call.include_usage and attempt.usage is None:
+            await relay.forward([_estimated_usage(attempt, call)])
 
     async def _read_stream(self, relay: "_StreamRelay", decoder: StreamDecoder, response: Response) -> None:
         """Read to the dialect's end. Only content resets the limit on silence; pings and comments do not."""
@@ -195,11 +202,32 @@ class _StreamRelay:
             if len(self._held) > _MAX_HELD:
                 raise UpstreamBroken(f"The stream began with over {_MAX_HELD} events without content.")
             return
+        meta = None
+        if not attempt.committed:
+            attempt.response_id = orjson.loads(self._held[0])["id"]
+            meta = attempt.served()
         frames = b"".join([b"data: %b\n\n" % data for data in self._held])
         self._held.clear()
-        meta = None if attempt.committed else attempt.served()
         attempt.seq += 1
         await self._log.emit(attempt.job.reply_to, [Event(attempt.job.id, attempt.seq, Kind.CHUNK, frames, meta)])
+
+
+def _estimated_usage(attempt: Attempt, call: Call) -> Chunk:
+    """The usage chunk that the client asked for and the provider did not send."""
+    usage = attempt.best_usage()
+    chunk = {
+        "id": attempt.response_id,
+        "object": "chat.completion.chunk",
+        "created": call.created,
+        "model": call.deployment.model,
+        "choices": [],
+        "usage": {
+            "prompt_tokens": usage.prompt,
+            "completion_tokens": usage.output,
+            "total_tokens": usage.total,
+        },
+    }
+    return Chunk(orjson.dumps(chunk))
 
 
 def _timeout_message(attempt: Attempt, limit: float) -> str:

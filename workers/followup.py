@@ -67,6 +67,7 @@ class FollowUp:
             )
         match decision:
             case retry.Retry(delay, counted):
+                delay = max(delay, self._catalog.routing.retry_after)
                 successor = job.next_retry(avoid=attempt.deployment.id)
                 await self._republish(attempt, successor if counted else replace(successor, retries=job.retries), delay)
             case retry.NextLeg():

@@ -11,6 +11,7 @@ from shared.catalog import Deployment
 from shared.errors import InvalidRequest
 from shared.jobs import Job
 from workers.providers.base import Call
+from workers.providers.gemini.signatures import SEPARATOR, without_signature
 
 _BROKER_FIELDS = frozenset({
     "timeout", "stream_timeout", "num_retries", "max_retries", "fallbacks", "context_window_fallbacks", "tags",
@@ -45,6 +46,8 @@ def call(job: Job, request: Mapping[str, Any], deployment: Deployment, now: floa
         body["simulated"] = {"reply": str(request["mock_response"])}
     for name in _BROKER_FIELDS.intersection(body):
         del body[name]
+    if SEPARATOR.encode() in job.body and deployment.provider != "gemini":
+        body["messages"] = _without_signatures(body["messages"])
     if not body.get("store"):
         body.pop("metadata", None)  # OpenAI takes it for stored completions only; otherwise it is meant for the proxy
     return Call(
@@ -54,6 +57,26 @@ def call(job: Job, request: Mapping[str, Any], deployment: Deployment, now: floa
         created=int(now),
         client_headers=job.headers_in or {},
     )
+
+
+def _without_signatures(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The history of a conversation with Gemini, whose tool call ids carry signatures that others would refuse."""
+    return [
+        message
+        | {
+            name: value
+            for name, value in (
+                ("tool_call_id", _short(message.get("tool_call_id"))),
+                ("tool_calls", [each | {"id": _short(each.get("id"))} for each in message.get("tool_calls") or ()]),
+            )
+            if value
+        }
+        for message in messages
+    ]
+
+
+def _short(id: object) -> str:
+    return without_signature(id) if isinstance(id, str) else ""
 
 
 def prompt_tokens(body: bytes) -> int:

@@ -45,7 +45,7 @@ class Reports:
             team=job.team,
             user=job.user,
             tags=job.tags,
-            response_id=f"chatcmpl-{job.id}",
+            response_id=attempt.response_id or f"chatcmpl-{job.id}",
         )
 
     async def completed(self, attempt: Attempt, outcome: Outcome, body: bytes) -> None:

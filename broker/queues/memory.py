@@ -6,7 +6,7 @@ What it cannot promise is what a process cannot: jobs die with it. Durable jobs 
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -62,6 +62,7 @@ class MemoryQueue:
         self._delayed: set[asyncio.TimerHandle] = set()
         self._consumers: set[MemoryConsumer] = set()
         self._recorded: deque[bytes] = deque()
+        self._unrecorded = 0  # messages with outcomes, those in a recorder's hands included
         self._outcome_arrived = asyncio.Event()
 
     async def __aenter__(self) -> "MemoryQueue":
@@ -109,16 +110,20 @@ class MemoryQueue:
         if len(self._recorded) >= MAX_OUTCOMES:
             return _failed(QueueFull(f"{MAX_OUTCOMES} batches of outcomes wait for the recorder", retry_after=60.0))
         self._recorded.append(encode_outcomes(outcomes))
+        self._unrecorded += 1
         self._outcome_arrived.set()
         return _done()
 
     @asynccontextmanager
     async def outcomes(self, prefetch: int) -> AsyncIterator[AsyncIterator["MemoryOutcomes"]]:
-        reader = _OutcomeReader(self._recorded, self._outcome_arrived, prefetch)
+        reader = _OutcomeReader(self._recorded, self._outcome_arrived, prefetch, self._note_recorded)
         try:
             yield reader
         finally:
             reader.leave()
+
+    async def outcomes_waiting(self) -> int:
+        return self._unrecorded
 
     async def declare(self, providers: Sequence[str]) -> None:
         for provider in providers:
@@ -180,6 +185,9 @@ class MemoryQueue:
         timer = asyncio.get_running_loop().call_later(delay, arrive)
         self._delayed.add(timer)
         return _done()
+
+    def _note_recorded(self) -> None:
+        self._unrecorded -= 1
 
     def _append(self, provider: str, kind: Lane, message: _Message) -> None:
         self._lanes[provider, kind].waiting.append(message)
@@ -295,8 +303,11 @@ class MemoryOutcomes:
 class _OutcomeReader:
     """The recorder's side of the outcomes queue."""
 
-    def __init__(self, recorded: deque[bytes], arrived: asyncio.Event, prefetch: int) -> None:
+    def __init__(
+        self, recorded: deque[bytes], arrived: asyncio.Event, prefetch: int, note: Callable[[], None]
+    ) -> None:
         self._recorded = recorded
+        self._note = note
         self._arrived = arrived
         self._free = asyncio.Semaphore(prefetch)
         self._unacked: dict[int, bytes] = {}
@@ -321,6 +332,7 @@ class _OutcomeReader:
     def settle(self, batch: MemoryOutcomes) -> None:
         if self._unacked.pop(id(batch), None) is not None:
             self._free.release()
+            self._note()
 
     def leave(self) -> None:
         self._recorded.extendleft(reversed(self._unacked.values()))

@@ -145,6 +145,15 @@ class RabbitQueue:
                 await channel.close()
                 return stats
 
+    async def outcomes_waiting(self) -> int:
+        connection = await self._link.ready(RECONNECT_PATIENCE)
+        with self._link.translated():
+            async with asyncio.timeout(RPC_TIMEOUT):
+                channel = await connection.channel(publisher_confirms=False)
+                declared = await channel.queue_declare(topology.outcomes_queue(self._namespace), passive=True)
+                await channel.close()
+                return declared.message_count or 0
+
     async def ping(self) -> None:
         connection = await self._link.ready(RECONNECT_PATIENCE)
         with self._link.translated():

@@ -3,131 +3,24 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-import aiormq
 import pytest
 
-from broker import topology
-from broker.interfaces import Consumer, Delivery, JobQueue, LaneStats
-from broker.queues import memory, rabbitmq
-from broker.queues.rabbitmq_topology import Topology
 from shared.errors import QueueFull, Unavailable
-from shared.ids import uuid7
-from shared.jobs import Job, Lane, Leg, Outcome, Status, Usage
-
-PATIENCE = 20.0  # seconds; far more than anything here takes
-BOUND = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """One implementation, and how to look behind it."""
-
-    queue: JobQueue
-    another: Callable[[int], AbstractAsyncContextManager[JobQueue]]
-    """A fresh queue with another bound."""
-    dead: Callable[[str], Awaitable[list[tuple[Job, str]]]]
-    """The dead letters of a provider."""
-
-
-@pytest.fixture(params=["memory", "rabbitmq"])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    if request.param == "memory":
-        async with memory.connect("memory://", bound=BOUND) as in_memory:
-            await in_memory.declare(["p", "q"])
-
-            async def dead_letters(provider: str) -> list[tuple[Job, str]]:
-                return in_memory.dead_letters(provider)
-
-            yield World(in_memory, lambda bound: memory.connect("memory://", bound=bound), dead_letters)
-        return
-    url, namespace = request.getfixturevalue("rabbitmq_url"), request.getfixturevalue("namespace")
-    async with clean(url, namespace), rabbitmq.connect(url, bound=BOUND, namespace=namespace) as queue:
-        await queue.declare(["p", "q"])
-        other = f"{namespace}x"
-
-        @asynccontextmanager
-        async def another(bound: int) -> AsyncIterator[JobQueue]:
-            async with clean(url, other), rabbitmq.connect(url, bound=bound, namespace=other) as queue:
-                yield queue
-
-        yield World(queue, another, lambda provider: rabbit_dead_letters(url, namespace, provider))
-
-
-@asynccontextmanager
-async def clean(url: str, namespace: str) -> AsyncIterator[None]:
-    """Leaves no queue behind: each costs the server memory and a log."""
-    yield
-    async with aiormq.connect(url) as connection:
-        await Topology(namespace, 1).delete(connection, ["p", "q"])
-
-
-async def rabbit_dead_letters(url: str, namespace: str, provider: str) -> list[tuple[Job, str]]:
-    found = []
-    async with aiormq.connect(url) as connection:
-        channel = await connection.channel()
-        while (message := await channel.basic_get(topology.dead_queue(provider, namespace), no_ack=True)).body:
-            headers: Any = message.header.properties.headers
-            found.append((Job.from_wire(headers["headrace"].encode(), message.body), headers["x-headrace-reason"]))
-    return found
-
-
-def job(name: str = "", *, provider: str = "p", lane: Lane = Lane.INTERACTIVE, deadline: float = 600.0) -> Job:
-    now = time.time()
-    return Job(
-        id=name or uuid7(),
-        endpoint="chat.completions",
-        model="fast",
-        route=(Leg(provider, "fast", ("d1", "d2")),),
-        body=b'{"model":"fast","n":"\xc3\xa9"}',
-        reply_to="api-1",
-        accepted_at=now,
-        deadline=now + deadline,
-        lane=lane,
-        tags=("a",),
-    )
-
-
-def outcome(name: str) -> Outcome:
-    return Outcome(name, 1, time.time(), "chat.completions", "fast", "fast", "d1", "p", "m", Status.SUCCESS, Usage(3))
-
-
-async def take(consumer: Consumer, count: int) -> list[Delivery]:
-    async with asyncio.timeout(PATIENCE):
-        return [await consumer.get() for _ in range(count)]
-
-
-async def settle_all(consumer: Consumer, count: int) -> list[str]:
-    """Ids of the next jobs, each acked before the next is taken."""
-    ids = []
-    for _ in range(count):
-        [delivery] = await take(consumer, 1)
-        ids.append(delivery.job.id)
-        await delivery.ack()
-    return ids
-
-
-async def nothing_comes(consumer: Consumer, within: float = 0.3) -> bool:
-    try:
-        await asyncio.wait_for(consumer.get(), within)
-    except TimeoutError:
-        return True
-    return False
-
-
-async def lane(queue: JobQueue, provider: str, kind: Lane) -> LaneStats:
-    return next(stats for stats in await queue.stats() if (stats.provider, stats.lane) == (provider, kind))
-
-
-async def until(queue: JobQueue, kind: Lane, holds: Callable[[LaneStats], bool]) -> LaneStats:
-    async with asyncio.timeout(PATIENCE):
-        while not holds(stats := await lane(queue, "p", kind)):
-            await asyncio.sleep(0.02)
-    return stats
+from shared.jobs import Lane, Usage
+from tests.conformance.queues import (
+    BOUND,
+    PATIENCE,
+    World,
+    job,
+    lane,
+    nothing_comes,
+    outcome,
+    settle_all,
+    take,
+    until,
+)
 
 
 @pytest.mark.parametrize("kind", list(Lane))
@@ -269,117 +162,6 @@ async def test_request_past_its_deadline_leaves_by_itself(world: World) -> None:
     async with world.queue.consume(["p"], 1) as consumer:
         assert await settle_all(consumer, 1) == ["alive"]
     assert await world.dead("p") == []
-
-
-async def test_at_most_prefetch_deliveries_are_unsettled(world: World) -> None:
-    for number in range(6):
-        await world.queue.publish(job(lane=list(Lane)[number % 2]))
-
-    async with world.queue.consume(["p"], 2) as consumer:
-        first, _ = await take(consumer, 2)
-
-        assert await nothing_comes(consumer)
-        await first.ack()
-        await take(consumer, 1)
-
-
-async def test_interactive_goes_before_batch_eight_to_one(world: World) -> None:
-    for kind in Lane:
-        await asyncio.gather(*[world.queue.publish(job(lane=kind)) for _ in range(40)])
-
-    async with world.queue.consume(["p"], 36) as consumer:
-        taken = [delivery.job.lane for delivery in await take(consumer, 36)]
-
-    assert 3 <= taken.count(Lane.BATCH) <= 8  # 4, but jobs that arrive here first may go first
-
-
-async def test_batch_has_the_whole_prefetch_while_nothing_else_waits(world: World) -> None:
-    await asyncio.gather(*[world.queue.publish(job(lane=Lane.BATCH)) for _ in range(8)])
-
-    async with world.queue.consume(["p"], 8) as consumer:
-        assert len(await take(consumer, 8)) == 8
-
-
-async def test_providers_take_turns(world: World) -> None:
-    for provider in ("p", "q"):
-        await asyncio.gather(*[world.queue.publish(job(provider=provider)) for _ in range(20)])
-
-    async with world.queue.consume(["p", "q"], 20) as consumer:
-        taken = [delivery.job.provider for delivery in await take(consumer, 20)]
-
-    assert 7 <= taken.count("p") <= 13  # 10, but jobs that arrive here first may go first
-
-
-async def test_consumer_takes_only_from_its_lanes(world: World) -> None:
-    await world.queue.publish(job("interactive"))
-    await world.queue.publish(job("batch", lane=Lane.BATCH))
-    await world.queue.publish(job("elsewhere", provider="q", lane=Lane.BATCH))
-
-    async with world.queue.consume(["p"], 9, lanes=[Lane.BATCH]) as consumer:
-        assert await settle_all(consumer, 1) == ["batch"]
-        assert await nothing_comes(consumer)
-
-
-@pytest.mark.parametrize("seconds", [0.9, 30.0], ids=["short", "long"])
-async def test_paused_provider_waits_while_others_go_on(world: World, seconds: float) -> None:
-    async with world.queue.consume(["p", "q"], 2) as consumer:
-        await consumer.pause("p", seconds)
-        await world.queue.publish(job("p"))
-        await world.queue.publish(job("q", provider="q"))
-
-        assert await settle_all(consumer, 1) == ["q"]
-        assert (await lane(world.queue, "p", Lane.INTERACTIVE)).paused
-        await consumer.pause("p", 0)
-        assert await settle_all(consumer, 1) == ["p"]
-
-
-async def test_pause_ends_by_itself(world: World) -> None:
-    async with world.queue.consume(["p"], 2) as consumer:
-        await consumer.pause("p", 30.0)
-        await consumer.pause("p", 1.2)
-        await world.queue.publish(job("p"))
-
-        assert await nothing_comes(consumer)
-        assert await settle_all(consumer, 1) == ["p"]
-
-
-async def test_paused_consumer_leaves_prefetched_jobs_to_others(world: World) -> None:
-    async with world.queue.consume(["p"], 4) as pausing:
-        await asyncio.gather(*[world.queue.publish(job(str(n))) for n in range(4)])
-        [first] = await take(pausing, 1)
-
-        await pausing.pause("p", 300.0)
-
-        async with world.queue.consume(["p"], 4) as other:
-            assert await settle_all(other, 3) == ["1", "2", "3"]
-        await first.ack()
-
-
-async def test_stopped_consumer_takes_nothing_and_can_still_settle(world: World) -> None:
-    async with world.queue.consume(["p"], 2) as stopping:
-        await asyncio.gather(*[world.queue.publish(job(str(n))) for n in range(3)])
-        [first] = await take(stopping, 1)
-
-        await stopping.stop()
-
-        assert await nothing_comes(stopping)
-        async with world.queue.consume(["p"], 3) as other:
-            assert await settle_all(other, 2) == ["1", "2"]
-            await first.ack()
-    async with world.queue.consume(["p"], 3) as other:
-        assert await nothing_comes(other)
-
-
-async def test_waiting_consumer_can_be_cancelled_and_asked_again(world: World) -> None:
-    async with world.queue.consume(["p"], 2) as consumer:
-        waiting = asyncio.create_task(consumer.get())
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-
-        await world.queue.publish(job("p"))
-
-        assert await settle_all(consumer, 1) == ["p"]
 
 
 @pytest.mark.parametrize("kind", list(Lane))

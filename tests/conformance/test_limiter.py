@@ -1,69 +1,14 @@
-"""What every Limiter promises. `connect()` opens the limiter of another process; in the embedded profile it is one."""
+"""What every Limiter promises."""
 
-import asyncio
 import math
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any
-from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from broker.interfaces import Candidate, Grant, Limiter, Limits, Refusal
-from broker.limits import memory, redis
+from broker.interfaces import Grant, Limiter, Limits, Refusal
 from broker.limits.token_bucket import LEARNED_TTL, PACE
+from tests.conformance.limiters import about, candidate, granted, refused
 from tests.fakes.clock import FakeClock
-
-Connect = Callable[[], memory.MemoryLimiter | redis.RedisLimiter]
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(params=["memory", "redis"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """The address of the backend; the memory one has no servers to wait for."""
-    return "memory://" if request.param == "memory" else request.getfixturevalue("redis_url")
-
-
-def opener(url: str, namespace: str, clock: FakeClock | None) -> Connect:
-    if url == "memory://":
-        limiter = memory.connect(url, clock=clock)
-        return lambda: limiter
-    return lambda: redis.connect(url, namespace=namespace, clock=clock.monotonic if clock else None)
-
-
-@pytest.fixture
-async def limiter(backend: str, namespace: str, clock: FakeClock) -> AsyncIterator[Limiter]:
-    async with opener(backend, namespace, clock)() as limiter:
-        yield limiter
-
-
-def candidate(limits: Limits, tokens: int = 0, name: str = "a") -> Candidate:
-    return Candidate(f"deployment-{name}", f"bucket-{name}", f"key-{name}", limits, tokens)
-
-
-async def granted(limiter: Limiter, lease: str, *candidates: Candidate, lease_ttl: float = 660.0) -> Grant:
-    answer = await limiter.take(lease, candidates, lease_ttl=lease_ttl)
-    assert isinstance(answer, Grant)
-    return answer
-
-
-async def refused(limiter: Limiter, *candidates: Candidate) -> Refusal:
-    answer = await limiter.take("refused", candidates)
-    assert isinstance(answer, Refusal)
-    return answer
-
-
-def about(seconds: float) -> Any:
-    """A wait, which is rounded up to a microsecond."""
-    return pytest.approx(seconds, abs=2e-6)
 
 
 async def test_the_first_candidate_that_may_go_is_granted(limiter: Limiter) -> None:
@@ -363,100 +308,3 @@ async def test_the_state_of_an_unused_bucket_is_empty(limiter: Limiter) -> None:
 
 async def test_it_answers_a_ping(limiter: Limiter) -> None:
     await limiter.ping()
-
-
-async def test_several_processes_together_stay_within_the_limits(backend: str, namespace: str) -> None:
-    connect = opener(backend, namespace, clock=None)
-    limits = Limits(rpm=1200, tpm=60_000, parallel=8)
-    only = candidate(limits, tokens=500)
-    in_flight, most = 0, 0
-    tally: Counter[str] = Counter()
-
-    async def client(limiter: Limiter, name: str, until: float) -> None:
-        nonlocal in_flight, most
-        turn = 0
-        while time.monotonic() < until:
-            turn += 1
-            answer = await limiter.take(f"{name}/{turn}", [only])
-            if isinstance(answer, Refusal):
-                tally[answer.reason] += 1
-                await asyncio.sleep(min(answer.wait, 0.02))
-                continue
-            in_flight += 1
-            most = max(most, in_flight)
-            tally["granted"] += 1
-            await asyncio.sleep(0)
-            in_flight -= 1
-            await limiter.settle(answer, 500)
-
-    began = time.monotonic()
-    async with connect() as one, connect() as two, connect() as three, asyncio.TaskGroup() as group:
-        for number, limiter in enumerate((one, two, three) * 5):
-            group.create_task(client(limiter, f"client-{number}", began + 1.0))
-    elapsed = time.monotonic() - began
-
-    assert most <= 8
-    assert tally["granted"] <= 120 + 1 + elapsed * PACE * 20, "no more than a burst and the refill since"
-    assert tally["granted"] >= 120, "the burst is not held back"
-
-
-def short_waits() -> st.SearchStrategy[tuple[Any, ...]]:
-    return st.tuples(st.just("advance"), st.floats(0, 90, allow_nan=False))
-
-
-def histories() -> st.SearchStrategy[list[tuple[Any, ...]]]:
-    limits = st.builds(
-        Limits,
-        rpm=st.sampled_from([None, 0, 7, 60, 333.3]),
-        tpm=st.sampled_from([None, 100, 1000, 77777.7]),
-        parallel=st.sampled_from([None, 1, 2]),
-    )
-    choice = st.builds(candidate, limits, tokens=st.integers(0, 3000), name=st.sampled_from(["a", "b"]))
-    said = st.none() | st.integers(0, 500)
-    return st.lists(
-        st.one_of(
-            st.tuples(st.just("take"), st.lists(choice, max_size=3), st.sampled_from([5.0, 660.0])),
-            st.tuples(st.just("settle"), st.integers(0, 30), st.none() | st.integers(0, 5000)),
-            st.tuples(st.just("learn"), st.integers(0, 30), limits, said, st.just(0)),
-            st.tuples(st.just("cool_down"), st.sampled_from(["bucket-a", "bucket-b"]), st.floats(0, 60)),
-            st.tuples(st.just("bury"), st.sampled_from(["key-a", "key-b"]), st.sampled_from([0.0, 1e6])),
-            short_waits(),
-        ),
-        max_size=40,
-    )
-
-
-async def play(limiter: Limiter, clock: FakeClock, history: list[tuple[Any, ...]]) -> list[object]:
-    """What the limiter answered, and both buckets after each step."""
-    answers: list[object] = []
-    grants: list[Grant] = []
-    for step, (act, *arguments) in enumerate(history):
-        if act == "take":
-            answer = await limiter.take(f"job/{step}", arguments[0], lease_ttl=arguments[1])
-            answers.append(answer)
-            if isinstance(answer, Grant):
-                grants.append(answer)
-        elif act in ("settle", "learn"):
-            if grants:
-                await getattr(limiter, act)(grants[arguments[0] % len(grants)], *arguments[1:])
-        elif act == "advance":
-            clock.advance(*arguments)
-        else:
-            await getattr(limiter, act)(*arguments)
-        answers.append(await limiter.state(["bucket-a", "bucket-b"]))
-    return answers
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(history=histories())
-async def test_memory_and_redis_answer_alike(redis_url: str, history: list[tuple[Any, ...]]) -> None:
-    clock, twin = FakeClock(), FakeClock()
-
-    async with (
-        memory.connect(clock=clock) as in_memory,
-        redis.connect(redis_url, namespace=uuid4().hex, clock=twin.monotonic) as on_redis,
-    ):
-        expected = await play(in_memory, clock, history)
-        answers = await play(on_redis, twin, history)
-
-    assert answers == expected

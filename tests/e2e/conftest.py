@@ -9,8 +9,8 @@ import pytest_asyncio
 import yaml
 
 from tests.e2e.deployment import MASTER_KEY, Headrace, Servers, deployed
-from tests.fakes.upstream import FakeUpstream
 from tests.e2e.servers import real_servers
+from tests.fakes.upstream import FakeUpstream
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -46,32 +46,49 @@ async def client(headrace: Headrace, upstream: FakeUpstream) -> AsyncIterator[op
         yield it
 
 
-def write_config(folder: Path, upstream: FakeUpstream) -> Path:
+def write_config(folder: Path, upstream: FakeUpstream, *more: dict[str, object]) -> Path:
+    """A deployment of everything that the fake can be, and `more`.
+
+    Under `fault/`, `rescued/` and their like the fake's faults are found by name, and what stands before the last slash
+    keeps the counts of attempts apart: `fault/mine/fb-s01` is the upstream's model `mine/fb-s01`.
+    """
     openai_base = f"{upstream.url}/v1"
     vendors = ("groq", "deepseek", "together_ai", "fireworks_ai", "openrouter", "xai", "hosted_vllm")
+    short: dict[str, object] = {"timeout": 4, "stream_timeout": 1.5}
     models = [
-        _model("gpt", "openai/gpt-4o", openai_base),
-        _model("claude", "anthropic/claude-sonnet-4-5", upstream.url),
-        _model("gemini", "gemini/gemini-2.5-flash", f"{upstream.url}/v1beta"),
-        _model("mistral", "mistral/mistral-large-latest", openai_base),
-        *(_model(name, f"{name}/some-model", openai_base) for name in vendors),
-        _model("fault/*", "openai/*", openai_base, timeout=4, stream_timeout=1.5),
-        _model("claude-fault/*", "anthropic/*", upstream.url, timeout=4, stream_timeout=1.5),
-        _model("rescued/*", "openai/*", openai_base, timeout=4, stream_timeout=1.5),
-        _model("fallback", "openai/fb-ok", openai_base),
-        _model("limited", "openai/limited", openai_base, rpm=60),
-        _model("one-at-a-time", "openai/narrow", openai_base, max_parallel_requests=1),
-        _model("priced", "openai/priced", openai_base, input_cost_per_token=1e-6, output_cost_per_token=2e-6),
-        _model("two-keys", "openai/two-keys", openai_base, api_key="sk-dead"),
-        _model("two-keys", "openai/two-keys", openai_base, api_key="sk-alive"),
+        model("gpt", "openai/gpt-4o", openai_base),
+        model("claude", "anthropic/claude-sonnet-4-5", upstream.url),
+        model("gemini", "gemini/gemini-2.5-flash", f"{upstream.url}/v1beta"),
+        model("mistral", "mistral/mistral-large-latest", openai_base),
+        *(model(name, f"{name}/some-model", openai_base) for name in vendors),
+        model("fault/*", "openai/*", openai_base, **short),
+        model("claude-fault/*", "anthropic/*", upstream.url, **short),
+        model("gemini-fault/*", "gemini/*", f"{upstream.url}/v1beta", **short),
+        model("rescued/*", "openai/*", openai_base, **short),
+        model("claude-rescued/*", "anthropic/*", upstream.url, **short),
+        model("prefill-rescued/*", "openai/*", openai_base, **short),
+        model("quota/*", "openai/*", openai_base, api_key="sk-without-credit", **short),
+        model("fallback", "openai/fb-ok", openai_base),
+        model("no-prefill", "openai/fb-ok-noprefill", openai_base),
+        model("limited", "openai/limited", openai_base, rpm=60),
+        model("one-at-a-time", "openai/narrow", openai_base, max_parallel_requests=1),
+        model("priced", "openai/priced", openai_base, **PRICES),
+        model("priced-fault/*", "openai/*", openai_base, **PRICES, **short),
+        model("two-keys", "openai/two-keys", openai_base, api_key="sk-dead"),
+        model("two-keys", "openai/two-keys", openai_base, api_key="sk-alive"),
         {"model_name": "simulated", "litellm_params": {"model": "simulated/echo"}},
+        *more,
     ]
     settings = {
         "model_list": models,
         "router_settings": {
             "num_retries": 2,
             "default_fallbacks": [],
-            "fallbacks": [{f"rescued/fb-{fault}": ["fallback"]} for fault in _RESCUED],
+            "fallbacks": [
+                {"rescued/*": ["fallback"]},
+                {"claude-rescued/*": ["fallback"]},
+                {"prefill-rescued/*": ["no-prefill"]},
+            ],
         },
     }
     path = folder / "config.yaml"
@@ -79,9 +96,10 @@ def write_config(folder: Path, upstream: FakeUpstream) -> Path:
     return path
 
 
-_RESCUED = ["s01", "s02", "s03", "s04", "s05", "s06", "s07", "s12", "s13", "s16", "f01-a", "f01-d", "f14-a", "f07"]
+PRICES = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
 
 
-def _model(name: str, model: str, base: str, **params: object) -> dict[str, object]:
+def model(name: str, model: str, base: str, **params: object) -> dict[str, object]:
+    """An entry of `model_list`."""
     given = {"model": model, "api_key": "sk-upstream-key", "api_base": base, **params}
     return {"model_name": name, "litellm_params": given}

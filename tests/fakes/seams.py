@@ -1,6 +1,7 @@
 """A worker's surroundings: the memory backends, which are honest, and a journal of what was done to them, in order."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -62,11 +63,10 @@ class NotedQueue(MemoryQueue):
         super().__init__(bound)
         self.journal = journal
         self.published: list[tuple[Job, float]] = []
-        """With the delay; only what was published after `journal` was cleared last matters to a test."""
+        """With the delay."""
         self.outcomes_recorded: list[Outcome] = []
         self.confirms = Gate()
         self.recording = Gate()
-        self.paused: list[tuple[str, float]] = []
         self._confirming: set[asyncio.Future[None]] = set()
 
     def publish(self, job: Job, *, delay: float = 0.0) -> "asyncio.Future[None]":
@@ -161,7 +161,7 @@ class World:
     def job(self, *legs: Leg, body: dict[str, Any] | None = None, **changes: Any) -> Job:
         """A job for `legs`, or for the first group of the catalog. It has 60 seconds."""
         first = self.catalog.deployments()[0].group
-        route = legs or self.catalog.plan(first, rng=_Unshuffled())  # type: ignore[arg-type]  # all that plan() asks
+        route = legs or self.catalog.plan(first, rng=random.Random(7))
         request = {"model": first, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 50, **(body or {})}
         job = Job(
             id=uuid7(),
@@ -217,11 +217,10 @@ class World:
         """What the client got."""
         return [event for event in await self.log.replay(job.id) if event.kind is not Kind.STARTED]
 
-    async def at_rest(self) -> bool:
-        """Whether no bucket has an attempt in flight or tokens reserved."""
-        limited = [each for each in self.catalog.deployments() if each.tpm is not None]
-        states = {state.bucket: state for state in await self.limiter.state([each.bucket for each in limited])}
-        return all(_rests(states[each.bucket], each) for each in limited)
+    async def bucket(self, deployment: str) -> BucketState:
+        """The limiter's view of a deployment's bucket, now."""
+        (state,) = await self.limiter.state([self.catalog.deployment(deployment).bucket])
+        return state
 
     def forget(self) -> None:
         """Let the test begin here."""
@@ -235,15 +234,6 @@ class World:
     @property
     def outcomes(self) -> list[Outcome]:
         return self.queue.outcomes_recorded
-
-
-def _rests(state: BucketState, deployment: Deployment) -> bool:
-    return state.in_flight == 0
-
-
-class _Unshuffled:
-    def expovariate(self, rate: float) -> float:
-        return 1 / rate
 
 
 @asynccontextmanager

@@ -13,6 +13,9 @@ from workers.sse import SseDecoder
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "providers" / "anthropic"
 HELLO = [{"role": "user", "content": "Hello"}]
+MARK = {"cache_control": {"type": "ephemeral"}}
+PNG = "data:image/png;base64,iVBORw0KGgo="
+PDF = "data:application/pdf;base64,JVBERi0="
 
 
 def call(body: dict[str, Any] | None = None, **deployment: Any) -> Call:
@@ -32,6 +35,14 @@ def call(body: dict[str, Any] | None = None, **deployment: Any) -> Call:
         created=1_700_000_000,
         client_headers={},
     )
+
+
+def made_call(call_id: str, name: str = "f", arguments: str = "{}") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def result(call_id: str, content: object = "ok") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
 def sent(body: dict[str, Any] | None = None, **deployment: Any) -> dict[str, Any]:

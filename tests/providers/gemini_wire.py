@@ -21,6 +21,26 @@ _DATA = {
     *("executableCode", "codeExecutionResult", "toolCall", "toolResponse"),
 }
 
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+        "strict": True,
+    },
+}
+DECLARED = {
+    "name": "weather",
+    "description": "The weather in a city.",
+    "parameters": {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}, "required": ["city"]},
+}
+
 
 def fixture(name: str) -> bytes:
     return (FIXTURES / name).read_bytes()

@@ -53,6 +53,8 @@ class Completion:
     """None when the vendor sent none; the caller estimates and marks it."""
     model: str
     """The model that the vendor says answered."""
+    id: str
+    """The answer's `id`, as the client sees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,8 @@ class ServerSentEvent:
 
 
 class StreamDecoder(Protocol):
-    """Turns one upstream stream into OpenAI chunks. It yields chunks, and raises `UpstreamError`s of the right class for
-    error events in the stream; malformed JSON in one event is skipped if the stream goes on and ends well.
+    """Turns one upstream stream into OpenAI chunks. It yields chunks, and raises the right `UpstreamError` for an error
+    event in the stream; malformed JSON in one event is skipped if the stream goes on and ends well.
 
     It leaves out the usage chunk (`choices: []`) unless `call.include_usage`, and then yields exactly one, last. It
     never yields `[DONE]`: the relay ends the stream. Content after the finish is dropped. Every chunk has the same id,

@@ -111,6 +111,7 @@ def completion_of(call: Call, answer: dict[str, Any], body: bytes | None) -> Com
         body=orjson.dumps(answer) if mended or body is None else body,
         usage=usage_of(answer.get("usage")),
         model=answer["model"],
+        id=answer["id"],
     )
 
 

@@ -1,96 +1,22 @@
-"""The simulated model, read as the worker reads a real upstream."""
+"""What the simulated model answers."""
 
 import asyncio
-import random
 from typing import Any
 
 import jsonschema
 import orjson
 import pytest
 
-from shared import errors
-from shared.catalog import Deployment
 from shared.jobs import Usage
-from tests.fakes.clock import FakeClock
-from tests.providers.openai_schema import check_chunk, check_completion
+from tests.unit.workers.simulated_world import SIMULATED, TOOL, World, call, streamed, text
 from workers import simulated
-from workers.providers import registry
-from workers.providers.base import Call, Chunk
-from workers.simulated import Model, SimulatedResponse
+from workers.providers.base import Call
 from workers.simulated_plan import example
-from workers.sse import SseDecoder
-
-_SIMULATED = registry.adapter("simulated")
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-
-
-class World:
-    """A model whose time passes only when it sleeps."""
-
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self.model = Model(self.clock, sleep=self._sleep, rng=random.Random(1))
-        self.slept: list[float] = []
-
-    async def _sleep(self, seconds: float) -> None:
-        if seconds:
-            self.slept.append(seconds)
-        self.clock.advance(seconds)
-
-    def respond(self, made: Call) -> SimulatedResponse:
-        return self.model.respond(_SIMULATED.request(made))
-
-    async def complete(self, made: Call) -> dict[str, Any]:
-        response = self.respond(made)
-        body = await response.read()
-        if response.status != 200:
-            raise _SIMULATED.error(response.status, response.headers, body)
-        done = _SIMULATED.completion(made, body)
-        check_completion(done.body)
-        answer: dict[str, Any] = orjson.loads(done.body)
-        return answer
-
-    async def stream(self, made: Call) -> list[Chunk]:
-        sse, decoder = SseDecoder(), _SIMULATED.decoder(made)
-        chunks = [
-            each
-            async for data in self.respond(made).iter_bytes()
-            for event in sse.feed(data)
-            for each in decoder.feed(event)
-        ]
-        assert decoder.done
-        chunks += decoder.close()
-        for each in chunks:
-            if each.data:
-                check_chunk(each.data)
-        return chunks
 
 
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def call(model: str = "echo", params: dict[str, Any] | None = None, key: str = "", **body: Any) -> Call:
-    to = Deployment(id="d", group="g", provider="simulated", model=model, api_key=key, params=params or {})
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello, wörld  again\n"}]
-    merged = {"model": "alias", "messages": messages} | (params or {}) | body
-    return Call(body=merged, deployment=to, id="chatcmpl-own", created=1, client_headers={})
-
-
-def text(answer: dict[str, Any], index: int = 0) -> Any:
-    return answer["choices"][index]["message"]["content"]
-
-
-def streamed(chunks: list[Chunk], index: int = 0) -> str:
-    choices = [choice for each in chunks if each.data for choice in orjson.loads(each.data)["choices"]]
-    return "".join(each["delta"].get("content") or "" for each in choices if each["index"] == index)
 
 
 class TestText:
@@ -173,7 +99,7 @@ class TestTools:
     )
     @pytest.mark.parametrize("stream", [False, True])
     async def test_are_called_when_asked_for(self, world: World, body: dict[str, Any], stream: bool) -> None:
-        made = call(tools=[_TOOL], stream=stream, **body)
+        made = call(tools=[TOOL], stream=stream, **body)
 
         if stream:
             chunks = [orjson.loads(each.data) for each in await world.stream(made) if each.data]
@@ -189,12 +115,12 @@ class TestTools:
 
     @pytest.mark.parametrize("body", [{}, {"tool_choice": "auto"}, {"tool_choice": "none"}])
     async def test_are_not_called_otherwise(self, world: World, body: dict[str, Any]) -> None:
-        assert "tool_calls" not in (await world.complete(call(tools=[_TOOL], **body)))["choices"][0]["message"]
+        assert "tool_calls" not in (await world.complete(call(tools=[TOOL], **body)))["choices"][0]["message"]
 
     async def test_are_not_called_again_once_they_have_answered(self, world: World) -> None:
         messages = [{"role": "user", "content": "hi"}, {"role": "tool", "tool_call_id": "c", "content": "21 degrees"}]
 
-        answer = await world.complete(call(messages=messages, tools=[_TOOL], simulated={"tool_call": True}))
+        answer = await world.complete(call(messages=messages, tools=[TOOL], simulated={"tool_call": True}))
 
         assert text(answer) == "hi"
 
@@ -265,146 +191,12 @@ class TestPace:
         assert all(9 <= each <= 11 for each in world.slept)
 
     async def test_the_wait_can_be_cancelled(self) -> None:
-        response = await simulated.respond(_SIMULATED.request(call(simulated={"latency": 3600})))
+        response = await simulated.respond(SIMULATED.request(call(simulated={"latency": 3600})))
 
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await response.read()
 
 
-class TestErrors:
-    @pytest.mark.parametrize(
-        ("status", "kind"),
-        [
-            (400, errors.UpstreamBadRequest),
-            (401, errors.UpstreamAuthentication),
-            (404, errors.UpstreamNotFound),
-            (429, errors.UpstreamRateLimited),
-            (500, errors.UpstreamServerError),
-            (503, errors.UpstreamOverloaded),
-            (504, errors.UpstreamTimeout),
-        ],
-    )
-    @pytest.mark.parametrize("stream", [False, True])
-    async def test_a_status_is_answered(self, world: World, status: int, kind: type[Exception], stream: bool) -> None:
-        with pytest.raises(kind):
-            await world.complete(call(stream=stream, simulated={"error_status": status}))
-
-    async def test_the_rate_is_the_share_of_requests_that_fail(self, world: World) -> None:
-        made = call(simulated={"error_rate": 0.3})
-
-        failed = sum(world.respond(made).status == 500 for _ in range(1000))
-
-        assert 250 < failed < 350
-
-    async def test_retry_after_is_sent(self, world: World) -> None:
-        response = world.respond(call(simulated={"error_status": 503, "retry_after": 2.5}))
-
-        assert response.headers["retry-after"] == "2.5"
-
-    @pytest.mark.parametrize("after", [0, 2, 50])
-    async def test_a_stream_is_cut_after_so_many_tokens(self, world: World, after: int) -> None:
-        response = world.respond(call(stream=True, simulated={"reply": "a b c", "error_after": after}))
-
-        wire = await response.read()
-
-        assert response.status == 200
-        assert wire.count(b'"content":') == 1 + min(after, 3)
-        assert b"[DONE]" not in wire
-        assert b'"stop"' not in wire
-
-    async def test_a_whole_answer_is_cut_too(self, world: World) -> None:
-        with pytest.raises(errors.UpstreamBroken):
-            await world.complete(call(simulated={"error_after": 1}))
-
-    @pytest.mark.parametrize(
-        ("reply", "kind"),
-        [
-            ("litellm.RateLimitError", errors.UpstreamRateLimited),
-            ("litellm.InternalServerError", errors.UpstreamServerError),
-            ("litellm.ContextWindowExceededError", errors.UpstreamContextWindowExceeded),
-        ],
-    )
-    async def test_litellms_mocked_errors_are_errors(self, world: World, reply: str, kind: type[Exception]) -> None:
-        with pytest.raises(kind):
-            await world.complete(call("gpt-4o", mock_response=reply))
-
-    @pytest.mark.parametrize(
-        "body",
-        [
-            {"simulated": {"tokens": -1}},
-            {"simulated": {"latency": "soon"}},
-            {"simulated": {"latency": True}},
-            {"simulated": {"error_status": 200}},
-            {"simulated": {"rpm": 0}},
-            {"simulated": {"usage": {"prompt_tokens": -1}}},
-            {"simulated": {"unheard_of": 1}},
-            {"simulated": [1]},
-            {"messages": []},
-            {"messages": "hi"},
-            {"n": 1000},
-            {"tools": [_TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
-        ],
-    )
-    async def test_what_it_cannot_do_is_a_bad_request(self, world: World, body: dict[str, Any]) -> None:
-        with pytest.raises(errors.UpstreamBadRequest):
-            await world.complete(call(**body))
-
-
-class TestLimits:
-    async def test_requests_over_the_limit_get_429_and_the_true_wait(self, world: World) -> None:
-        made = call(simulated={"rpm": 2})
-        allowed = [world.respond(made) for _ in range(2)]
-
-        refused = world.respond(made)
-
-        assert [each.status for each in allowed] == [200, 200]
-        assert allowed[0].headers["x-ratelimit-limit-requests"] == "2"
-        assert [each.headers["x-ratelimit-remaining-requests"] for each in allowed] == ["1", "0"]
-        assert (refused.status, refused.headers["retry-after"]) == (429, "30")
-        world.clock.advance(29)
-        assert world.respond(made).status == 429
-        world.clock.advance(1)
-        assert world.respond(made).status == 200
-
-    async def test_tokens_are_counted_by_what_the_answer_uses(self, world: World) -> None:
-        made = call(simulated={"tpm": 120, "usage": {"prompt_tokens": 90, "completion_tokens": 10}})
-
-        first, second = world.respond(made), world.respond(made)
-
-        assert first.headers["x-ratelimit-remaining-tokens"] == "20"
-        assert first.headers["x-ratelimit-reset-tokens"] == "50.000s"
-        assert (second.status, second.headers["retry-after-ms"]) == (429, "40000")
-
-    async def test_a_refused_request_takes_nothing(self, world: World) -> None:
-        usage = {"prompt_tokens": 60, "completion_tokens": 0}
-        for _ in range(5):
-            last = world.respond(call(simulated={"rpm": 10, "tpm": 60, "usage": usage}))
-
-        assert last.headers["x-ratelimit-remaining-requests"] == "9"
-
-    async def test_an_answer_larger_than_the_limit_waits_for_a_full_bucket_only(self, world: World) -> None:
-        assert world.respond(call("lorem", simulated={"tpm": 10, "tokens": 500})).status == 200
-
-    async def test_every_key_and_model_has_limits_of_its_own(self, world: World) -> None:
-        script = {"rpm": 1}
-        for made in (call(simulated=script), call(simulated=script, key="k"), call("lorem", simulated=script)):
-            assert world.respond(made).status == 200
-            assert world.respond(made).status == 429
-
-    async def test_the_memory_for_keys_is_bounded(self, world: World) -> None:
-        for number in range(3000):
-            world.respond(call(simulated={"rpm": 1, "tpm": 1000}, key=f"k{number}"))
-
-        assert len(world.model._limits._buckets) <= 1024
-
-    async def test_the_module_keeps_limits_between_requests(self) -> None:
-        request = _SIMULATED.request(call("once", simulated={"rpm": 1}, key="only here"))
-
-        statuses = [(await simulated.respond(request)).status for _ in range(2)]
-
-        assert statuses == [200, 429]
-
-
 def test_the_request_names_the_scheme_that_the_client_looks_for() -> None:
-    assert _SIMULATED.request(call()).url.startswith(simulated.SCHEME)
+    assert SIMULATED.request(call()).url.startswith(simulated.SCHEME)

@@ -51,7 +51,7 @@ def completion(call: Call, body: bytes) -> Completion:
         "choices": [{"index": 0, "message": message.to_openai(answer), "finish_reason": finish, "logprobs": None}],
         "usage": meter.to_openai(),
     }
-    return Completion(orjson.dumps(completed), meter.usage, model)
+    return Completion(orjson.dumps(completed), meter.usage, model, call.id)
 
 
 def finish_reason(stop_reason: object, *, only_json: bool) -> str:

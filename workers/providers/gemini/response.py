@@ -43,7 +43,7 @@ def to_completion(call: Call, body: bytes) -> Completion:
     if isinstance(metadata := answer.get("usageMetadata"), dict):
         usage = read_usage(metadata, grounded=any(map(grounding.is_grounded, candidates)))
         completion["usage"] = openai_usage(metadata, usage)
-    return Completion(orjson.dumps(completion), usage, model)
+    return Completion(orjson.dumps(completion), usage, model, str(completion["id"]))
 
 
 def candidates_of(answer: Answer) -> list[Candidate]:

@@ -1,0 +1,126 @@
+"""Who is served when, and by whom: prefetch, lanes, providers, pauses. On every implementation."""
+
+import asyncio
+
+import pytest
+
+from shared.jobs import Lane
+from tests.conformance.queues import (
+    World,
+    job,
+    lane,
+    nothing_comes,
+    settle_all,
+    take,
+)
+
+
+async def test_at_most_prefetch_deliveries_are_unsettled(world: World) -> None:
+    for number in range(6):
+        await world.queue.publish(job(lane=list(Lane)[number % 2]))
+
+    async with world.queue.consume(["p"], 2) as consumer:
+        first, _ = await take(consumer, 2)
+
+        assert await nothing_comes(consumer)
+        await first.ack()
+        await take(consumer, 1)
+
+
+async def test_interactive_goes_before_batch_eight_to_one(world: World) -> None:
+    for kind in Lane:
+        await asyncio.gather(*[world.queue.publish(job(lane=kind)) for _ in range(40)])
+
+    async with world.queue.consume(["p"], 36) as consumer:
+        taken = [delivery.job.lane for delivery in await take(consumer, 36)]
+
+    assert 3 <= taken.count(Lane.BATCH) <= 8  # 4, but jobs that arrive here first may go first
+
+
+async def test_batch_has_the_whole_prefetch_while_nothing_else_waits(world: World) -> None:
+    await asyncio.gather(*[world.queue.publish(job(lane=Lane.BATCH)) for _ in range(8)])
+
+    async with world.queue.consume(["p"], 8) as consumer:
+        assert len(await take(consumer, 8)) == 8
+
+
+async def test_providers_take_turns(world: World) -> None:
+    for provider in ("p", "q"):
+        await asyncio.gather(*[world.queue.publish(job(provider=provider)) for _ in range(20)])
+
+    async with world.queue.consume(["p", "q"], 20) as consumer:
+        taken = [delivery.job.provider for delivery in await take(consumer, 20)]
+
+    assert 7 <= taken.count("p") <= 13  # 10, but jobs that arrive here first may go first
+
+
+async def test_consumer_takes_only_from_its_lanes(world: World) -> None:
+    await world.queue.publish(job("interactive"))
+    await world.queue.publish(job("batch", lane=Lane.BATCH))
+    await world.queue.publish(job("elsewhere", provider="q", lane=Lane.BATCH))
+
+    async with world.queue.consume(["p"], 9, lanes=[Lane.BATCH]) as consumer:
+        assert await settle_all(consumer, 1) == ["batch"]
+        assert await nothing_comes(consumer)
+
+
+@pytest.mark.parametrize("seconds", [0.9, 30.0], ids=["short", "long"])
+async def test_paused_provider_waits_while_others_go_on(world: World, seconds: float) -> None:
+    async with world.queue.consume(["p", "q"], 2) as consumer:
+        await consumer.pause("p", seconds)
+        await world.queue.publish(job("p"))
+        await world.queue.publish(job("q", provider="q"))
+
+        assert await settle_all(consumer, 1) == ["q"]
+        assert (await lane(world.queue, "p", Lane.INTERACTIVE)).paused
+        await consumer.pause("p", 0)
+        assert await settle_all(consumer, 1) == ["p"]
+
+
+async def test_pause_ends_by_itself(world: World) -> None:
+    async with world.queue.consume(["p"], 2) as consumer:
+        await consumer.pause("p", 30.0)
+        await consumer.pause("p", 1.2)
+        await world.queue.publish(job("p"))
+
+        assert await nothing_comes(consumer)
+        assert await settle_all(consumer, 1) == ["p"]
+
+
+async def test_paused_consumer_leaves_prefetched_jobs_to_others(world: World) -> None:
+    async with world.queue.consume(["p"], 4) as pausing:
+        await asyncio.gather(*[world.queue.publish(job(str(n))) for n in range(4)])
+        [first] = await take(pausing, 1)
+
+        await pausing.pause("p", 300.0)
+
+        async with world.queue.consume(["p"], 4) as other:
+            assert await settle_all(other, 3) == ["1", "2", "3"]
+        await first.ack()
+
+
+async def test_stopped_consumer_takes_nothing_and_can_still_settle(world: World) -> None:
+    async with world.queue.consume(["p"], 2) as stopping:
+        await asyncio.gather(*[world.queue.publish(job(str(n))) for n in range(3)])
+        [first] = await take(stopping, 1)
+
+        await stopping.stop()
+
+        assert await nothing_comes(stopping)
+        async with world.queue.consume(["p"], 3) as other:
+            assert await settle_all(other, 2) == ["1", "2"]
+            await first.ack()
+    async with world.queue.consume(["p"], 3) as other:
+        assert await nothing_comes(other)
+
+
+async def test_waiting_consumer_can_be_cancelled_and_asked_again(world: World) -> None:
+    async with world.queue.consume(["p"], 2) as consumer:
+        waiting = asyncio.create_task(consumer.get())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+        await world.queue.publish(job("p"))
+
+        assert await settle_all(consumer, 1) == ["p"]

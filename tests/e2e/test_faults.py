@@ -1,0 +1,258 @@
+"""What providers do wrong, and what the client sees of it: the whole answer or one clean error, never half an answer.
+
+The first table is Failover Bench's; its verdicts are that benchmark's: *pass* is the ideal outcome, *safe* a clean error
+in bounded time, and everything else fails. The second table is of faults that operators of gateways have reported.
+
+All scenarios run at the same time, once for each profile; each test looks at one of them.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import openai
+import pytest
+import pytest_asyncio
+
+from tests.e2e.deployment import MASTER_KEY, Headrace
+from tests.fakes.scene import Timings
+from tests.fakes.upstream import ANSWER, Attempt, FakeUpstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+QUESTION = [{"role": "user", "content": "What is a headrace?"}]
+TIMINGS = Timings(retry_after=1, first_token=3.0, stall=5.0, silence=9.0, outage=3.0, pace=0.002)
+"""Against time limits of 1.5 s without content for streams and 4 s for plain answers (`write_config`)."""
+
+_BUSY = 2.0  # seconds that a busy machine may add
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scenario and what must come of it."""
+
+    model: str
+    """As the client names it; the last part selects the fault."""
+    stream: bool
+    verdict: str
+    """pass or safe."""
+    attempts: tuple[int, int]
+    """Fewest and most attempts at the primary."""
+    seconds: float
+    """The longest total."""
+    status: int | None = None
+    """Of the error, when it comes before any content."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.replace('/fb', '')}{'-stream' if self.stream else ''}"
+
+    @property
+    def group(self) -> str:
+        return self.model.partition("/")[0]
+
+    @property
+    def asked(self) -> str:
+        """The model's name with a part that keeps this case's attempts apart."""
+        group, _, fault = self.model.partition("/")
+        return f"{group}/{self.name.replace('/', '-')}/{fault}"
+
+    @property
+    def upstream_model(self) -> str:
+        return self.asked.partition("/")[2]
+
+
+@dataclass
+class Run:
+    """What a client saw."""
+
+    text: str = ""
+    finish: str | None = None
+    finishes: int = 0
+    error: openai.APIError | None = None
+    seconds: float = 0.0
+    served_by: str = ""
+    usage: int = 0
+    healthy_after: bool = False
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        if self.error is not None:
+            return "safe"
+        return "pass" if self.text == ANSWER and self.finish == "stop" else f"fail: {self.finish} {self.text!r}"
+
+    @property
+    def status(self) -> int | None:
+        """The error's HTTP status; None for one inside a stream."""
+        return getattr(self.error, "status_code", None)
+
+
+def both(model: str, verdict: str, attempts: tuple[int, int], seconds: float, status: int | None = None) -> list[Case]:
+    return [Case(model, stream, verdict, attempts, seconds, status) for stream in (True, False)]
+
+
+def rescued(fault: str, attempts: tuple[int, int], seconds: float) -> list[Case]:
+    return both(f"rescued/fb-{fault}", "pass", attempts, seconds)
+
+
+def alone(fault: str, verdict: str, attempts: tuple[int, int], seconds: float, status: int | None = None) -> list[Case]:
+    return both(f"fault/fb-{fault}", verdict, attempts, seconds, status)
+
+
+FAILOVER_BENCH = [
+    # S01: the provider says when to come back, and is waited for.
+    *rescued("s01", (2, 2), 2.5),
+    *alone("s01", "pass", (2, 2), 2.5),
+    # S02, S04, S16: a few attempts, then the fallback, or the provider's own error.
+    *rescued("s02", (1, 4), 15.0),
+    *alone("s02", "safe", (1, 4), 15.0, 429),
+    *rescued("s04", (1, 3), 15.0),
+    *alone("s04", "safe", (1, 3), 5.0, 503),
+    *rescued("s16", (1, 3), 15.0),
+    *alone("s16", "safe", (1, 3), 5.0, 503),
+    *rescued("s03", (2, 2), 2.0),
+    *alone("s03", "pass", (2, 2), 2.0),
+    *rescued("s05", (2, 2), 2.0),
+    *alone("s05", "pass", (2, 2), 2.0),
+    # S06, S07: a route that stayed silent is not asked a second time.
+    Case("rescued/fb-s06", True, "pass", (1, 1), 1.5),
+    Case("rescued/fb-s06", False, "pass", (1, 1), 4.0),
+    Case("fault/fb-s06", True, "safe", (1, 1), 1.5, 408),
+    Case("fault/fb-s06", False, "safe", (1, 1), 4.0, 408),
+    Case("rescued/fb-s07", True, "pass", (1, 1), 1.5),
+    Case("rescued/fb-s07", False, "pass", (1, 1), 3.0),
+    Case("fault/fb-s07", True, "safe", (1, 1), 1.5, 408),
+    Case("fault/fb-s07", False, "pass", (1, 1), 3.0),
+    # S08, S09, S14: words that are out cannot be taken back, so a stream ends with an error. A plain answer is retried.
+    Case("rescued/fb-s08", True, "safe", (1, 1), 1.0),
+    Case("rescued/fb-s08", False, "pass", (1, 3), 4.0),
+    Case("fault/fb-s08", True, "safe", (1, 1), 1.0),
+    Case("fault/fb-s08", False, "safe", (1, 3), 4.0, 502),
+    Case("rescued/fb-s09", True, "safe", (1, 1), 2.0),
+    Case("rescued/fb-s09", False, "pass", (1, 1), 4.0),
+    Case("fault/fb-s09", True, "safe", (1, 1), 2.0),
+    Case("fault/fb-s09", False, "safe", (1, 1), 4.0, 408),
+    Case("prefill-rescued/fb-s14", True, "safe", (1, 1), 1.0),
+    Case("prefill-rescued/fb-s14", False, "pass", (1, 3), 4.0),
+    # S10: an event that does not parse.
+    Case("rescued/fb-s10", True, "safe", (1, 1), 1.0),
+    Case("rescued/fb-s10", False, "pass", (1, 3), 4.0),
+    Case("fault/fb-s10", True, "safe", (1, 1), 1.0),
+    Case("fault/fb-s10", False, "safe", (1, 3), 4.0, 502),
+    # S11: whole but for its [DONE].
+    *alone("s11", "pass", (1, 1), 2.5),
+    # S12: the same prompt is too long every time.
+    *rescued("s12", (1, 1), 1.0),
+    *alone("s12", "safe", (1, 1), 1.0, 400),
+    # S13: a refusal is the answer, and is not routed around.
+    *both("rescued/fb-s13", "safe", (1, 1), 1.0, 400),
+    *alone("s13", "safe", (1, 1), 1.0, 400),
+]
+
+REPORTED = [
+    # F01: a login page, nothing, null or an error object with a 200.
+    *(case for variant in "abcde" for case in rescued(f"f01-{variant}", (1, 3), 4.0)),
+    *(case for variant in "abcd" for case in alone(f"f01-{variant}", "safe", (1, 3), 4.0, 502)),
+    # F02: gzip that ends early, and a label without gzip.
+    *(case for variant in "ab" for case in rescued(f"f02-{variant}", (1, 3), 4.0)),
+    # F03: lengths that are wrong, for plain answers.
+    *(Case(f"rescued/fb-f03-{variant}", False, "pass", (1, 3), 5.0) for variant in "abcd"),
+    # F04 to F06: legal, and rarely seen.
+    *(Case(f"fault/fb-f04-{variant}", True, "pass", (1, 1), 1.0) for variant in "abcde"),
+    Case("fault/fb-f05", True, "pass", (1, 1), 2.0),
+    Case("fault/fb-f06", True, "pass", (1, 1), 1.0),
+    # F07: comments are not content.
+    Case("rescued/fb-f07", True, "pass", (1, 1), 1.5),
+    Case("fault/fb-f07", True, "safe", (1, 1), 1.5, 408),
+    Case("fault/fb-f08-endless", True, "safe", (1, 3), 6.0, 502),
+    # F11, F12: odd ends, odd usage.
+    *(Case(f"fault/fb-f11-{variant}", True, "pass", (1, 1), 1.0) for variant in "acd"),
+    *(Case(f"fault/fb-f12-{variant}", True, "pass", (1, 1), 1.0) for variant in "abcd"),
+    # F14: an error inside a stream; before the first word it can still be retried.
+    *(Case(f"rescued/fb-f14-{variant}", True, "pass", (1, 3), 4.0) for variant in "ab"),
+    *(Case(f"claude-rescued/fb-f14-{variant}", True, "pass", (1, 3), 15.0) for variant in "ab"),
+    *(Case(f"claude-fault/fb-f14-{variant}", True, "safe", (1, 3), 4.0, 503) for variant in "ab"),
+    Case("claude-fault/fb-f14-c", True, "safe", (1, 1), 1.0),
+    Case("claude-rescued/fb-f14-c", True, "safe", (1, 1), 1.0),
+    # F15: success without an answer.
+    *(case for variant in "abc" for case in rescued(f"f15-{variant}", (1, 3), 4.0)),
+    *both("claude-rescued/fb-f15-a", "pass", (1, 3), 4.0),
+    # F16: when to come back.
+    *(Case(f"fault/fb-f16-{variant}", False, "pass", (2, 2), 4.5) for variant in "abcdfhij"),
+    Case("rescued/fb-f16-g", False, "pass", (1, 1), 1.0),
+    Case("quota/fb-f16-k", False, "safe", (1, 1), 1.0, 429),
+    # F20: ends that are none, and one that is.
+    Case("fault/fb-f20-a", True, "pass", (1, 1), 3.0),
+    *(Case(f"fault/fb-f20-{variant}", True, "safe", (1, 1), 1.0) for variant in "bcd"),
+]
+
+CASES = [*FAILOVER_BENCH, *REPORTED]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream(timings=TIMINGS) as fake:
+        yield fake
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def runs(headrace: Headrace, upstream: FakeUpstream) -> dict[str, Run]:
+    """Every case, played at the same time as all others."""
+    async with _client(headrace) as client:
+        played = await asyncio.gather(*(_play(client, case) for case in CASES))
+    for case, run in zip(CASES, played, strict=True):
+        run.attempts = [each for each in upstream.requests if each.model == case.upstream_model]
+    return {case.name: run for case, run in zip(CASES, played, strict=True)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_a_fault_ends_in_the_whole_answer_or_one_clean_error(runs: dict[str, Run], case: Case) -> None:
+    run = runs[case.name]
+
+    assert run.verdict == case.verdict, run
+    assert run.finishes <= 1
+    assert case.attempts[0] <= len(run.attempts) <= case.attempts[1]
+    assert run.seconds < case.seconds + _BUSY
+    assert case.status is None or run.status == case.status
+    assert run.healthy_after
+
+
+def _client(headrace: Headrace) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{headrace.url}/v1", api_key=MASTER_KEY, max_retries=0, timeout=40)
+
+
+async def _play(client: openai.AsyncOpenAI, case: Case) -> Run:
+    run = await _ask(client, case.asked, stream=case.stream)
+    run.healthy_after = (await _ask(client, "gpt", stream=False)).verdict == "pass"
+    return run
+
+
+async def _ask(client: openai.AsyncOpenAI, model: str, *, stream: bool) -> Run:
+    run = Run()
+    began = time.monotonic()
+    try:
+        if stream:
+            await _read(client, model, run)
+        else:
+            answer = await client.chat.completions.create(model=model, messages=QUESTION)
+            run.text, run.finish = answer.choices[0].message.content or "", answer.choices[0].finish_reason
+            run.served_by, run.usage = answer.model, answer.usage.total_tokens if answer.usage else 0
+    except openai.APIError as error:
+        run.error = error
+    run.seconds = time.monotonic() - began
+    return run
+
+
+async def _read(client: openai.AsyncOpenAI, model: str, run: Run) -> None:
+    options = {"include_usage": True}
+    async for chunk in await client.chat.completions.create(
+        model=model, messages=QUESTION, stream=True, stream_options=options
+    ):
+        run.served_by = chunk.model
+        run.usage = chunk.usage.total_tokens if chunk.usage else run.usage
+        for choice in chunk.choices:
+            run.text += choice.delta.content or ""
+            run.finish = choice.finish_reason or run.finish
+            run.finishes += choice.finish_reason is not None

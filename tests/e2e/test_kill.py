@@ -1,0 +1,1 @@
+"""Workers die at any moment; requests do not, and the books balance."""
