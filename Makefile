@@ -13,8 +13,8 @@ help: ## What there is
 run: install ## Start Headrace on port 4000 with a simulated model: no servers, no keys
 	@$(BIN)/headrace serve --config config.example.yaml
 
-demo: install ## Watch it work: a burst, a stream and a batch against a simulated provider
-	@$(BIN)/headrace demo
+demo: install ## Watch it work, in under a minute: a stream, a tool call, a batch of 1,000 prompts, the bill
+	@$(BIN)/python docs/examples/demo.py
 
 test: install debian ## Every test, on private RabbitMQ, Redis and PostgreSQL servers
 	@$(BIN)/python -m tests.servers -- $(BIN)/pytest -n $(WORKERS) --dist worksteal
@@ -24,10 +24,11 @@ check: install ## Format, lint, types, import contracts, unit tests: under a min
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/pytest -q -n $(WORKERS) tests/unit tests/providers tests/meta
+	@$(BIN)/pytest -q -n $(WORKERS) tests/unit tests/meta
 
-bench: install debian ## Measure speed and overload, on private servers
-	@$(BIN)/python -m tests.servers -- $(BIN)/python -m benchmarks
+bench: install debian ## Measure speed and overload beside LiteLLM, Portkey and TensorZero, on private servers
+	@UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen --group bench
+	@$(BIN)/python -m benchmarks
 
 servers: install debian ## Start the private servers, print their addresses, stop them at Ctrl-C
 	@$(BIN)/python -m tests.servers -- sh -c 'env | grep ^HEADRACE_TEST_; exec sleep infinity'
@@ -45,5 +46,5 @@ debian:
 	@deploy/debian-packages servers
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .servers .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .bench .servers .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

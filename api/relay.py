@@ -24,7 +24,9 @@ from shared.events import Event, Kind
 _UNWATCHED = 0.25  # seconds a request may run before somebody watches whether its client is still there
 _GRACE = 5.0  # seconds after the deadline in which a worker may still say so itself
 _DONE = b"data: [DONE]\n\n"
-_KEEP_ALIVE = b": keep-alive\n\n"
+# No blank line after it: OpenAI's client takes any blank line for the end of an event once it has seen an `id:`, and
+# fails at the empty one.
+_KEEP_ALIVE = b": keep-alive\n"
 _SSE = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from shared.catalog import Catalog
 from shared.jobs import Job
@@ -40,8 +40,8 @@ def of(job: Job, meta: Mapping[str, Any], catalog: Catalog, now: float) -> dict[
     }
     if "deployment" not in meta:
         return headers
-    headers["x-litellm-model-id"] = meta["deployment"]
-    headers["x-litellm-model-group"] = meta["group"]
+    headers["x-litellm-model-id"] = _printable(meta["deployment"])
+    headers["x-litellm-model-group"] = _printable(meta["group"])
     headers["x-litellm-attempted-retries"] = str(meta["attempt"] - 1 - meta["leg"])
     headers["x-litellm-attempted-fallbacks"] = str(meta["leg"])
     headers["x-headrace-queue-wait-ms"] = f"{meta['queue_wait'] * 1000:.2f}"
@@ -76,8 +76,13 @@ def _add_outcome(headers: dict[str, str], meta: Mapping[str, Any], job: Job, now
 
 def _add_provider_headers(headers: dict[str, str], provider: Mapping[str, str]) -> None:
     for name, value in provider.items():
-        if name not in _HOP_BY_HOP:
+        if name not in _HOP_BY_HOP and value.isascii() and value.isprintable():
             headers[f"llm_provider-{name}"] = value
     for name in _RATE_LIMITS:
         if name in provider:
             headers[name] = provider[name]
+
+
+def _printable(text: str) -> str:
+    """`text`, or what of it a header can carry: with wildcards, clients name deployments and groups as they like."""
+    return text if text.isascii() and text.isprintable() else quote(text, safe="/:* ")

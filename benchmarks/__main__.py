@@ -11,7 +11,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -20,8 +20,6 @@ import uvloop
 from benchmarks import isolation, peers, profiles, report, targets
 from benchmarks.scenarios import QUICK, Bench, Numbers, Plan, by_name
 from benchmarks.systems import ROOT, Stage, System
-from tests.server_process import Server
-from tests.servers import ALL
 
 SYSTEMS = ("direct", "embedded", "distributed", "litellm", "portkey", "tensorzero")
 SCENARIOS = ("memory", "chat", "latency", "streams", "paced", "limited")
@@ -32,11 +30,15 @@ RunResults = dict[str, dict[str, Numbers]]
 
 def main() -> None:
     options = _options()
-    if not options.isolated:
+    arguments = sys.argv[1:] if not options.stage else sys.argv[1:-2]
+    if not options.stage:
         peers.install(options.systems)
-        isolation.enter([*sys.argv[1:], "--isolated"])
-    isolation.raise_loopback()
-    results = uvloop.run(_measure(options))
+        isolation.enter([*arguments, "--stage", "servers"])
+    if options.stage == "servers":
+        isolation.raise_loopback()
+        if "distributed" in options.systems:
+            isolation.start_servers([*arguments, "--stage", "measure"])
+    results = uvloop.run(_measure(options, arguments))
     written = report.write(results, options.out)
     print(f"\n{report.markdown(results)}\nwritten: {', '.join(str(path) for path in written)}")
 
@@ -49,7 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", type=_names(SCENARIOS), default=SCENARIOS, metavar="A,B", help=", ".join(SCENARIOS))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     parser.add_argument("--profile", action="store_true", help="profile every scenario, not only missed targets")
-    parser.add_argument("--isolated", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--stage", choices=("servers", "measure"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.runs = options.runs or (1 if options.quick else 3)
     return options
@@ -66,71 +68,69 @@ def _names(known: Sequence[str]) -> "type[tuple[str, ...]]":
     return parse  # type: ignore[return-value]
 
 
-async def _measure(options: argparse.Namespace) -> report.Results:
+async def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> report.Results:
     started = time.time()
     bench = Bench(QUICK if options.quick else Plan())
     runs: list[RunResults] = []
     profiled: list[Path] = []
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-")))
-        servers = await _servers(stack) if "distributed" in options.systems else {}
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         for number in range(options.runs):
-            async with AsyncExitStack() as run_stack:
-                systems = await Stage(run_stack, folder / f"run{number}", servers, number).start(options.systems)
+            async with AsyncExitStack() as stack:
+                systems = await Stage(stack, Path(folder) / f"run{number}", number).start(options.systems)
                 await asyncio.sleep(0.5 if options.quick else _SETTLE)
                 runs.append(await _run(bench, systems, options.only, number))
                 if number == options.runs - 1:
                     profiled = await _profile(bench, systems, runs, options)
     return report.Results(
-        runs=runs, versions=peers.install(options.systems), seconds=time.time() - started, profiles=profiled,
-        command=" ".join(["python -m benchmarks", *(each for each in sys.argv[1:] if each != "--isolated")]),
-    )  # fmt: skip
-
-
-async def _servers(stack: AsyncExitStack) -> dict[type[Server], Server]:
-    servers: dict[type[Server], Server] = {kind: kind() for kind in ALL}
-    for server in servers.values():
-        await stack.enter_async_context(server)
-    return servers
+        runs=runs,
+        versions={name: found for name in options.systems if (found := peers.version(name))},
+        seconds=time.time() - started,
+        command=" ".join(["python -m benchmarks", *arguments]),
+        profiles=profiled,
+    )
 
 
 async def _run(bench: Bench, systems: Sequence[System], scenarios: Sequence[str], number: int) -> RunResults:
-    """Every scenario on every system, each run beginning with another one."""
+    """Every scenario on every system, each run beginning with another system."""
     results: RunResults = {}
+    start = number % len(systems)
+    order = [*systems[start:], *systems[:start]]
+    if "memory" in scenarios:  # before there was anything to do
+        results["memory"] = {system.name: await bench.memory(system) for system in order if system.own_roles}
+    for system in order:
+        await bench.warm(system)
     for scenario in scenarios:
         measure = by_name(bench)[scenario]
-        into = results.setdefault(scenario, {})
         if scenario == "limited":
             # A minute each and hardly any load, so side by side; every system has an upstream of its own.
-            limited = [system for system in systems if system.limited]
+            limited = [system for system in order if system.limited]
             numbers = await asyncio.gather(*(measure(system) for system in limited))
-            into.update({system.name: each for system, each in zip(limited, numbers, strict=True)})
-        else:
-            start = number % len(systems)
-            for system in (*systems[start:], *systems[:start]):
-                if scenario != "memory" or system.own_roles:
-                    into[system.name] = await measure(system)
-                    _tell(number, scenario, system.name, into[system.name])
-        if scenario == "limited":
-            for name, each in into.items():
-                _tell(number, scenario, name, each)
+            results[scenario] = {system.name: each for system, each in zip(limited, numbers, strict=True)}
+        elif scenario != "memory":
+            results[scenario] = {}
+            for system in order:
+                results[scenario][system.name] = await measure(system)
+        _tell(number, scenario, results[scenario])
     return results
 
 
-def _tell(number: int, scenario: str, system: str, numbers: Numbers) -> None:
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-    print(f"run {number + 1}  {scenario:8} {system:12} {shown}", flush=True)
+def _tell(number: int, scenario: str, results: Mapping[str, Numbers]) -> None:
+    for system, numbers in results.items():
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        print(f"run {number + 1}  {scenario:8} {system:12} {shown}", flush=True)
 
 
 async def _profile(
     bench: Bench, systems: Sequence[System], runs: Sequence[RunResults], options: argparse.Namespace
 ) -> list[Path]:
     """For each target that was missed, say where the time goes."""
-    missed = {(goal.scenario, goal.system) for goal in targets.missed(targets.medians(runs))}
+    missed = {(goal.scenario, goal.system) for goal in targets.missed(targets.medians(runs)) if not options.quick}
     if options.profile:
         missed = {(scenario, system) for scenario in options.only for system in ("embedded", "distributed")}
     by_system = {system.name: system for system in systems}
-    wanted = sorted((scenario, by_system[name]) for scenario, name in missed if name in by_system and scenario != "memory")
+    wanted = [
+        (scenario, by_system[name]) for scenario, name in sorted(missed) if name in by_system and scenario != "memory"
+    ]
     if not wanted or not profiles.available():
         return []
     options.out.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,16 @@ _IFF_UP = 0x1
 
 
 def enter(arguments: Sequence[str]) -> NoReturn:
-    """Start this program again, inside."""
+    """Start this program again, inside, with other arguments."""
     as_user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
-    sys.stdout.flush()
-    os.execvp("unshare", ["unshare", "--net", *as_user, sys.executable, "-m", "benchmarks", *arguments])
+    _replace(["unshare", "--net", *as_user, *_program(arguments)])
+
+
+def start_servers(arguments: Sequence[str]) -> NoReturn:
+    """Start this program again, as the child of a process that keeps RabbitMQ, Redis and PostgreSQL running."""
+    for name in [name for name in os.environ if name.startswith("HEADRACE_TEST_")]:
+        del os.environ[name]  # servers outside cannot be reached
+    _replace([sys.executable, "-m", "tests.servers", "--", *_program(arguments)])
 
 
 def raise_loopback() -> None:
@@ -25,3 +31,12 @@ def raise_loopback() -> None:
         request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sh14x", b"lo", 0))
         flags = struct.unpack("16sh14x", request)[1]
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
+
+
+def _program(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "benchmarks", *arguments]
+
+
+def _replace(command: list[str]) -> NoReturn:
+    sys.stdout.flush()
+    os.execvp(command[0], command)

@@ -7,6 +7,7 @@ import resource
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import cast
 
 import httptools
@@ -37,7 +38,7 @@ class Target:
 
 @dataclass(slots=True)
 class Answer:
-    """One request's end. Times are the loop's, in seconds."""
+    """One request's end. Times are in seconds of `perf_counter`: uvloop's own clock ticks in milliseconds."""
 
     started: float
     status: int = 0
@@ -88,7 +89,7 @@ class Client(asyncio.Protocol):
 
     def ask(self, request: bytes, started: float | None = None) -> None:
         """Send a request; `started` is when it was due."""
-        self._answer = Answer(self._loop.time() if started is None else started)
+        self._answer = Answer(perf_counter() if started is None else started)
         if self._transport is None or self._transport.is_closing():
             self._connecting = self._loop.create_task(self._connect(request))
         else:
@@ -130,7 +131,7 @@ class Client(asyncio.Protocol):
         if tokens:
             self.events += tokens
             if self._answer is not None and not self._answer.first:
-                self._answer.first = self._loop.time()
+                self._answer.first = perf_counter()
 
     def on_message_complete(self) -> None:
         self._finish(self._parser.get_status_code())
@@ -139,7 +140,7 @@ class Client(asyncio.Protocol):
         answer, self._answer = self._answer, None
         body, self._parts, self._tail = b"".join(self._parts), [], b""
         if answer is not None:
-            answer.status, answer.ended, answer.body = status, self._loop.time(), body
+            answer.status, answer.ended, answer.body = status, perf_counter(), body
             self._done(self, answer)
 
 
@@ -173,13 +174,13 @@ class ClosedLoop:
 
     async def _measure(self, seconds: float) -> Sample:
         self._answers = []
-        events, cpu, started = self.events, cpu_seconds(), self._loop.time()
+        events, cpu, started = self.events, cpu_seconds(), perf_counter()
         await asyncio.sleep(seconds)
-        return Sample(self._loop.time() - started, self._answers[:], self.events - events, cpu_seconds() - cpu)
+        return Sample(perf_counter() - started, self._answers[:], self.events - events, cpu_seconds() - cpu)
 
     async def _drain(self) -> None:
-        give_up = self._loop.time() + DRAIN
-        while self._waiting and self._loop.time() < give_up:
+        give_up = perf_counter() + DRAIN
+        while self._waiting and perf_counter() < give_up:
             await asyncio.sleep(0.02)
 
     @property
@@ -214,15 +215,15 @@ class OpenLoop:
 
     async def run(self, rate: float, seconds: float, *, warmup: float) -> Sample:
         try:
-            start = self._loop.time()
+            start = perf_counter()
             total = round(rate * (warmup + seconds))
             for number in range(total):
                 due = start + number / rate
-                await asyncio.sleep(due - self._loop.time())
+                await asyncio.sleep(due - perf_counter())
                 client = self._idle.popleft() if self._idle else self._new()
                 client.ask(self._request, due)
-            give_up = self._loop.time() + DRAIN
-            while len(self._answers) < total and self._loop.time() < give_up:
+            give_up = perf_counter() + DRAIN
+            while len(self._answers) < total and perf_counter() < give_up:
                 await asyncio.sleep(0.02)
             return Sample(seconds, [each for each in self._answers if each.started >= start + warmup])
         finally:

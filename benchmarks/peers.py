@@ -1,7 +1,6 @@
 """Installs the systems that Headrace is compared with, below `.bench/`, once."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,49 +21,48 @@ _PORTKEY_PACKAGE = {
 _TIMEOUT = 900.0  # seconds for one installation
 
 
-def install(names: Sequence[str]) -> dict[str, str]:
-    """The version of each peer that is installed, or could be; what cannot be is said and left out."""
-    installers: dict[str, Callable[[], str]] = {
-        "litellm": lambda: _python(LITELLM, "litellm[proxy]"),
-        "tensorzero": lambda: _python(TENSORZERO, "tensorzero"),
-        "portkey": _portkey,
-    }
-    versions = {}
+def install(names: Sequence[str]) -> None:
+    """Install what is missing, from the registries; what cannot be installed is said, and left out of the results."""
     for name in names:
-        if name in installers:
+        if name in _INSTALLERS and version(name) is None:
+            print(f"installing {name} into {FOLDER / name}", file=sys.stderr)
             try:
-                versions[name] = installers[name]()
+                _INSTALLERS[name]()
             except (subprocess.SubprocessError, OSError) as error:
                 detail = getattr(error, "stderr", None) or str(error)
-                print(f"{name} cannot be installed and is left out: {detail[-500:]}", file=sys.stderr)
-    return versions
+                print(f"{name} cannot be installed: {detail[-500:]}", file=sys.stderr)
 
 
-def _python(folder: Path, requirement: str) -> str:
+def version(name: str) -> str | None:
+    """The version of a peer that is installed completely; none otherwise."""
+    try:
+        if name == "portkey":
+            found: str = json.loads((PORTKEY_SERVER.parents[1] / "package.json").read_text())["version"]
+            return found
+        python = str(FOLDER / name / "bin" / "python")
+        return _run([python, "-c", f"import importlib.metadata as m; print(m.version({name!r}))"]).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _python(folder: Path, requirement: str) -> None:
     """Newest version into a virtual environment of its own: their requirements contradict ours and each other's."""
-    name = requirement.partition("[")[0]
-    python = folder / "bin" / "python"
-    version = [str(python), "-c", f"import importlib.metadata as m; print(m.version({name!r}))"]
-    if python.exists():
-        try:
-            return _run(version).strip()
-        except subprocess.CalledProcessError:
-            shutil.rmtree(folder)  # a run that was interrupted left it half done
-    print(f"installing {requirement} into {folder}", file=sys.stderr)
     _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement])
-    return _run(version).strip()
+    _run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", requirement])
 
 
-def _portkey() -> str:
-    if not PORTKEY_SERVER.exists():
-        print(f"installing @portkey-ai/gateway into {PORTKEY}", file=sys.stderr)
-        PORTKEY.mkdir(parents=True, exist_ok=True)
-        (PORTKEY / "package.json").write_text(json.dumps(_PORTKEY_PACKAGE, indent=2))
-        _run(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(PORTKEY)])
-    version: str = json.loads((PORTKEY_SERVER.parents[1] / "package.json").read_text())["version"]
-    return version
+def _portkey() -> None:
+    PORTKEY.mkdir(parents=True, exist_ok=True)
+    (PORTKEY / "package.json").write_text(json.dumps(_PORTKEY_PACKAGE, indent=2))
+    _run(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(PORTKEY)])
 
 
 def _run(command: Sequence[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT).stdout
+
+
+_INSTALLERS: dict[str, Callable[[], None]] = {
+    "litellm": lambda: _python(LITELLM, "litellm[proxy]"),
+    "tensorzero": lambda: _python(TENSORZERO, "tensorzero"),
+    "portkey": _portkey,
+}

@@ -19,11 +19,24 @@ def resident_mib(root: int) -> list[float]:
     return sorted((_resident(pid) for pid in _tree(root)), reverse=True)
 
 
-def _tree(root: int) -> Iterator[int]:
+def child(parent: int, word: str) -> int:
+    """The child of a process with `word` in its command line. Raises `LookupError` when there is none."""
+    for pid in _children()[parent]:
+        if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    raise LookupError(f"process {parent} has no child {word}")
+
+
+def _children() -> dict[int, list[int]]:
     children: dict[int, list[int]] = defaultdict(list)
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))):
             children[int(fields[1])].append(int(entry.name))
+    return children
+
+
+def _tree(root: int) -> Iterator[int]:
+    children = _children()
     waiting = [root]
     while waiting:
         pid = waiting.pop()

@@ -15,6 +15,10 @@ _LINES = 25
 _START = 1.0  # seconds until the load runs
 _GRACE = 20.0  # seconds for py-spy to write
 _SERVERS = ("upstream", "rabbitmq", "redis", "postgres")
+_WAITING = ("_worker (concurrent/futures/thread.py)", "_connection_worker_thread (aiosqlite/core.py)")
+"""Functions of threads that wait for work, which looks like work from outside."""
+_FRAMEWORK = re.compile(r"\((typer/|<frozen|uvloop/|asyncio/runners|threading|concurrent/|api/cli)|^<module>")
+"""Callers of everything."""
 _LINE_NUMBER = re.compile(r":\d+\)$")
 
 
@@ -63,16 +67,19 @@ def _top(stacks: str, seconds: int) -> str:
     for line in stacks.splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [_LINE_NUMBER.sub(")", frame) for frame in stack.split(";")]
+        if frames[-1] in _WAITING:
+            continue
         samples = int(count)
         total += samples
         own[frames[-1]] += samples
         for frame in set(frames):
-            with_calls[frame] += samples
+            if not _FRAMEWORK.search(frame):
+                with_calls[frame] += samples
     busy = total / (_RATE * seconds) * 100
-    text = [f"{total} samples in {seconds} s: the process ran for {busy:.0f} % of the time."]
+    text = [f"{total} samples in {seconds} s: its threads ran for {busy:.0f} % of the time."]
     for title, counter in (("its own time", own), ("with what it calls", with_calls)):
         text += ["", f"By {title}, % of the samples:"]
-        text += [f"{samples / total * 100:6.1f}  {frame}" for frame, samples in counter.most_common(_LINES)]
+        text += [f"{samples / max(total, 1) * 100:6.1f}  {frame}" for frame, samples in counter.most_common(_LINES)]
     return "\n".join(text) + "\n"
 
 

@@ -1,6 +1,6 @@
 """What is measured. Each scenario asks one system and returns numbers by name."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 from benchmarks import processes
@@ -9,6 +9,7 @@ from benchmarks.systems import System
 from benchmarks.upstream import GAP, PACED_EVENTS, RPM
 
 Numbers = dict[str, float]
+Measure = Callable[[System], Coroutine[None, None, Numbers]]
 
 CHAT_CLIENTS = 32
 STREAMS = 50
@@ -25,6 +26,9 @@ class Plan:
     """How long, in seconds."""
 
     warmup: float = 2.0
+    """Before each measurement."""
+    first_warmup: float = 4.0
+    """Once after the start, for what a system does at its first requests."""
     chat: float = 6.0
     latency: float = 10.0
     streams: float = 6.0
@@ -35,7 +39,7 @@ class Plan:
     """Numbers of paced streams to try."""
 
 
-QUICK = Plan(0.3, 1.0, 1.0, 1.0, 1.5, 2.0, 1.0, (1, 5, 25))
+QUICK = Plan(0.3, 0.5, 1.0, 1.0, 1.0, 1.5, 2.0, 1.0, (1, 5, 25))
 
 
 @dataclass(slots=True)
@@ -49,6 +53,12 @@ class Bench:
         """MiB of each process that has nothing to do. A process's children count as its own."""
         own = {role: processes.resident_mib(pid) for role, pid in system.processes.items() if role in system.own_roles}
         return {role: sum(sizes) for role, sizes in own.items()} | {"largest": max(map(sum, own.values()), default=0.0)}
+
+    async def warm(self, system: System) -> None:
+        """Both kinds of requests, for nothing."""
+        for stream in (False, True):
+            load = ClosedLoop(system.target, system.target.request("bench", stream=stream), CHAT_CLIENTS)
+            await load.run(0.0, warmup=self.plan.first_warmup / 2)
 
     async def chat(self, system: System) -> Numbers:
         """Short answers at once: requests a second, and CPU a request of every process that takes part."""
@@ -131,8 +141,7 @@ def _broken(sample: Sample) -> int:
     return sum(not each.is_whole_stream(PACED_EVENTS) for each in sample.answers)
 
 
-def by_name(bench: Bench) -> dict[str, Callable[[System], Awaitable[Numbers]]]:
-    """In the order in which they run."""
+def by_name(bench: Bench) -> dict[str, Measure]:
     return {
         "memory": bench.memory,
         "chat": bench.chat,

@@ -14,12 +14,11 @@ import yaml
 
 from benchmarks import peers, processes
 from benchmarks.load import Target
-from tests.e2e import deployment
-from tests.server_process import Server, exchange, free_port
+from tests.server_process import exchange, free_port
 from tests.servers import Postgres, RabbitMQ, Redis
 
 ROOT = Path(__file__).parents[1]
-KEY = deployment.MASTER_KEY
+KEY = "sk-bench-master-key-1234"
 MODELS = ("bench", "bench-latency-50", "bench-paced")
 _START_TIMEOUT = 120.0  # seconds; LiteLLM needs about 15 on an idle machine
 _STOP_TIMEOUT = 10.0
@@ -56,10 +55,9 @@ class System:
 class Stage:
     """Starts systems around one upstream, and ends them together."""
 
-    def __init__(self, stack: AsyncExitStack, folder: Path, servers: Mapping[type[Server], Server], run: int) -> None:
+    def __init__(self, stack: AsyncExitStack, folder: Path, run: int) -> None:
         self._stack = stack
         self._folder = folder
-        self._servers = servers
         self._run = run
 
     async def start(self, names: Sequence[str]) -> list[System]:
@@ -88,38 +86,48 @@ class Stage:
 
     async def _embedded(self) -> System:
         limited, _ = await self._start_upstream()
-        headrace = await self._headrace("embedded", deployment.Servers(), limited)
-        return System(
-            "embedded",
-            Target(headrace.ports[0], headers=_bearer(KEY)),
-            {"embedded": _pid(headrace.apis[0])},
-            ("embedded",),
-            Target(headrace.ports[0], headers=_bearer(KEY)),
-            limited,
-        )
+        folder, config = self._headrace("embedded", limited)
+        port, pid = await self._headrace_process(folder, config, "serve", "--port", {})
+        target = Target(port, headers=_bearer(KEY))
+        return System("embedded", target, {"embedded": pid}, ("embedded",), target, limited)
 
     async def _distributed(self) -> System:
         limited, _ = await self._start_upstream()
-        urls = deployment.Servers(
-            rabbitmq=self._servers[RabbitMQ].url,
-            redis=self._servers[Redis].url,
-            database=self._servers[Postgres].url,
-            namespace=f"bench{self._run}",
+        folder, config = self._headrace("distributed", limited)
+        urls = {
+            "RABBITMQ_URL": os.environ[RabbitMQ.variable],
+            "REDIS_URL": os.environ[Redis.variable],
+            "DATABASE_URL": os.environ[Postgres.variable],
+            "HEADRACE_NAMESPACE": f"bench{self._run}",
+        }
+        (port, api), (_, worker) = await asyncio.gather(
+            self._headrace_process(folder, config, "serve", "--port", urls),
+            self._headrace_process(folder, config, "worker", "--health-port", urls),
         )
-        headrace = await self._headrace("distributed", urls, limited)
-        servers = {server.name: server.pid for server in self._servers.values()}
-        target = Target(headrace.ports[0], headers=_bearer(KEY))
-        own = {"api": _pid(headrace.apis[0]), "worker": _pid(headrace.workers[0])}
-        return System("distributed", target, own | servers, ("api", "worker"), target, limited)
+        commands = {"rabbitmq": "rabbitmq-server", "redis": "redis-server", "postgres": "bin/postgres"}
+        servers = {role: processes.child(os.getppid(), command) for role, command in commands.items()}
+        target = Target(port, headers=_bearer(KEY))
+        own = {"api": api, "worker": worker}
+        return System("distributed", target, own | servers, tuple(own), target, limited)
 
-    async def _headrace(self, name: str, servers: deployment.Servers, limited: int) -> deployment.Headrace:
+    def _headrace(self, name: str, limited: int) -> tuple[Path, Path]:
+        """Its folder and config."""
         folder = self._folder / name
         folder.mkdir()
         # Limits that are kept and never reached: every request passes the buckets.
         ample = {"rpm": _AMPLE, "tpm": _AMPLE * 100, "max_parallel_requests": _AMPLE}
-        config = self._config(folder, ample, limited)
-        extra = {"LITELLM_MASTER_KEY": KEY}  # the config names it
-        return await self._stack.enter_async_context(deployment.deployed(config, servers, folder, extra=extra))
+        return folder, self._config(folder, ample, limited)
+
+    async def _headrace_process(
+        self, folder: Path, config: Path, role: str, port_option: str, urls: Mapping[str, str]
+    ) -> tuple[int, int]:
+        """The port and process id of an api or a worker that is ready."""
+        port = free_port()
+        command = [sys.executable, "-m", "api.cli", role, "--config", str(config), port_option, str(port)]
+        keys = {"HEADRACE_MASTER_KEY": KEY, "LITELLM_MASTER_KEY": KEY, "PYTHONPATH": str(ROOT)}
+        process = await self._spawn(folder, command, {**keys, **urls})
+        await _answers(port, "/health/readiness", process, folder)
+        return port, process.pid
 
     async def _litellm(self) -> System:
         limited, _ = await self._start_upstream()
@@ -168,11 +176,14 @@ class Stage:
     def _config(self, folder: Path, limits: Mapping[str, int], limited: int) -> Path:
         """One file for LiteLLM and Headrace, which reads LiteLLM's."""
         models = [
-            {"model_name": model, "litellm_params": _deployment(model, self._upstream, "sk-bench") | limits}
+            {"model_name": model, "litellm_params": _deployment(model, self._upstream, "sk-bench") | dict(limits)}
             for model in MODELS
         ]
         models += [
-            {"model_name": "bench-limit", "litellm_params": _deployment("bench-limit", limited, f"sk-{key}") | {"rpm": 600}}
+            {
+                "model_name": "bench-limit",
+                "litellm_params": _deployment("bench-limit", limited, f"sk-{key}") | {"rpm": 600},
+            }
             for key in range(3)
         ]
         config = {"model_list": models, "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"}}
@@ -196,8 +207,8 @@ class Stage:
     ) -> asyncio.subprocess.Process:
         with (folder / "log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *command, env={**os.environ, **environment}, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=folder, start_new_session=True,
+                *command, env=_environment() | dict(environment), stdin=asyncio.subprocess.DEVNULL,
+                stdout=log, stderr=log, cwd=folder, start_new_session=True,
             )  # fmt: skip
         self._stack.push_async_callback(_end, process)
         return process
@@ -211,9 +222,14 @@ def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _pid(process: deployment.Process) -> int:
-    assert process.process is not None
-    return process.process.pid
+def _environment() -> dict[str, str]:
+    """This process's, without what would configure a system; no proxy can be reached from here."""
+    configures = ("HEADRACE_", "LITELLM_", "RABBITMQ_", "REDIS_", "DATABASE_")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(configures) and not name.lower().endswith(("_api_key", "_proxy"))
+    }
 
 
 async def _answers(port: int, path: str, process: asyncio.subprocess.Process, folder: Path) -> None:

@@ -184,6 +184,11 @@ class EventLog(Protocol):
         killed right afterwards has still left its note. Awaiting the future is optional."""
         ...
 
+    async def claim(self, job_id: str, attempt: int, ttl: float) -> bool:
+        """Whether the caller may begin this attempt: of all who ask within `ttl` seconds, one gets True. For jobs of
+        which two copies may exist; the claim's holder makes it last with `mark_started`."""
+        ...
+
     async def replay(self, job_id: str, after: int = 0) -> list[Event]:
         """Logged events with a sequence over `after`, and every STARTED event, in the order they were appended."""
         ...

@@ -47,11 +47,6 @@ class Server:
         raise NotImplementedError
 
     @property
-    def pid(self) -> int:
-        """The server itself, not what it needs beside it."""
-        return self._processes[-1].pid
-
-    @property
     def running(self) -> bool:
         return bool(self._processes) and self._processes[-1].returncode is None
 

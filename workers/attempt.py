@@ -96,9 +96,10 @@ class Caller:
         request.headers["x-headrace-attempt"] = str(attempt.job.attempt)
         limit = max(min(call.deployment.timeout, attempt.job.deadline - self._clock.now()), 0.001)
         try:
-            async with asyncio.timeout(limit):
-                self._note_start(attempt)
-                async with self._upstream.send(request) as response:
+            async with asyncio.timeout(limit), asyncio.timeout(_patience(attempt) if call.stream else None) as silence:
+                attempt.dispatched = True
+                async with self._upstream.send(request, lambda: self._note_start(attempt)) as response:
+                    silence.reschedule(None)  # `_read_stream` goes on with it
                     attempt.headers = _public(response.headers)
                     if response.status >= 300:
                         raise await self._error(adapter, response)
@@ -114,8 +115,8 @@ class Caller:
             raise
 
     def _note_start(self, attempt: Attempt) -> None:
-        """Leave a note for whoever finds this job, should this process be killed from here on."""
-        attempt.dispatched = True
+        """Leave a note for whoever finds this job, should this process be killed from here on. Made at the last moment,
+        for every note without an end becomes a row on the bill."""
         self._log.mark_started(
             Event(
                 attempt.job.id,
@@ -135,7 +136,7 @@ class Caller:
         completion = adapter.completion(call, await response.read())
         attempt.usage = completion.usage
         attempt.response_id = completion.id
-        attempt.characters = len(completion.body)
+        attempt.characters = len(completion.body) if completion.usage is not None else _written(completion.body)
         attempt.ttft = self._clock.monotonic() - attempt.started
         return completion.body
 
@@ -157,11 +158,12 @@ class Caller:
             await relay.forward([_estimated_usage(attempt, call)])
 
     async def _read_stream(self, relay: "_StreamRelay", decoder: StreamDecoder, response: Response) -> None:
-        """Read to the dialect's end. Only content resets the limit on silence; pings and comments do not."""
+        """Read to the dialect's end. Only content resets the limit on silence; pings and comments do not, and neither
+        does the answer's head, which some providers send at once and some with the first token."""
         events = SseDecoder()
-        patience = relay.patience
+        patience = _patience(relay.attempt)
         now = asyncio.get_running_loop().time
-        async with asyncio.timeout(patience) as silence:
+        async with asyncio.timeout(patience - (self._clock.monotonic() - relay.attempt.started)) as silence:
             async for data in response.iter_bytes():
                 chunks = [chunk for event in events.feed(data) for chunk in decoder.feed(event)]
                 if any(chunk.content for chunk in chunks):
@@ -178,16 +180,15 @@ class _StreamRelay:
     """Holds chunks back until the first content, so that any fault before it can still be retried in silence."""
 
     def __init__(self, attempt: Attempt, log: EventLog, clock: Clock) -> None:
-        self._attempt = attempt
+        self.attempt = attempt
         self._log = log
         self._clock = clock
         self._held: list[bytes] = []
         self.finished = False
-        self.patience = attempt.deployment.stream_timeout or DEFAULT_STREAM_TIMEOUT
 
     async def forward(self, chunks: list[Chunk]) -> None:
         """Emit what is in `chunks`, as one event: what arrived together travels together."""
-        attempt = self._attempt
+        attempt = self.attempt
         for chunk in chunks:
             if chunk.data:
                 self._held.append(chunk.data)
@@ -230,11 +231,24 @@ def _estimated_usage(attempt: Attempt, call: Call) -> Chunk:
     return Chunk(orjson.dumps(chunk))
 
 
+def _patience(attempt: Attempt) -> float:
+    """Seconds that a stream may be without content."""
+    return attempt.deployment.stream_timeout or DEFAULT_STREAM_TIMEOUT
+
+
+def _written(body: bytes) -> int:
+    """Characters that the model wrote, for the estimate that stands in for a usage that the vendor did not send."""
+    messages = [choice.get("message") or {} for choice in orjson.loads(body).get("choices") or ()]
+    texts = [message.get(name) for message in messages for name in ("content", "reasoning_content", "refusal")]
+    texts += [(call.get("function") or {}).get("arguments") for message in messages for call in message.get("tool_calls") or ()]
+    return max(sum(len(text) for text in texts if isinstance(text, str)), 1)
+
+
 def _timeout_message(attempt: Attempt, limit: float) -> str:
     if attempt.committed:
         return "The provider's stream stalled."
     if attempt.job.stream:
-        patience = min(attempt.deployment.stream_timeout or DEFAULT_STREAM_TIMEOUT, limit)
+        patience = min(_patience(attempt), limit)
         return f"APITimeoutError - Request timed out. No content within {patience:g} s."
     return f"APITimeoutError - Request timed out. No answer within {limit:g} s."
 

@@ -77,9 +77,11 @@ class FollowUp:
                 await self._reports.failed(job, first, attempt)
 
     async def _republish(self, attempt: Attempt, successor: Job, delay: float) -> None:
+        # Should this worker die before its ack, the job itself comes again beside its successor: both look at the log.
         body = b"" if successor.claim else successor.body
+        successor = replace(successor, body=body, published_at=self._clock.now(), suspect=True)
         try:
-            await self._queue.publish(replace(successor, body=body, published_at=self._clock.now()), delay=delay)
+            await self._queue.publish(successor, delay=delay)
         except errors.QueueFull as full:
             await self._reports.failed(successor, full, attempt)
             return
@@ -88,17 +90,22 @@ class FollowUp:
     def _with_special_fallbacks(self, job: Job, error: AppError) -> Job:
         """Groups that the config names for exactly this error come before the general fallbacks."""
         group, here = job.current.group, job.leg + 1
+        tried = {leg.group for leg in job.route[:here]}  # or two groups that name each other would never end
         if isinstance(error, errors.UpstreamContextWindowExceeded):
-            named = self._catalog.legs_for(self._catalog.context_window_fallbacks(group))
+            legs = self._catalog.legs_for(self._catalog.context_window_fallbacks(group))
+            named = tuple(leg for leg in legs if leg.group not in tried)
             return replace(job, route=(*job.route[:here], *named, *job.route[here:])) if named else job
         if isinstance(error, errors.UpstreamContentPolicy):
             # A refusal is not routed around, unless the config says where to.
-            named = self._catalog.legs_for(self._catalog.content_policy_fallbacks(group))
+            legs = self._catalog.legs_for(self._catalog.content_policy_fallbacks(group))
+            named = tuple(leg for leg in legs if leg.group not in tried)
             return replace(job, route=(*job.route[:here], *named))
         return job
 
     async def _note_health(self, attempt: Attempt, grant: Grant, error: AppError) -> None:
         deployment = attempt.deployment
+        if deployment.provider != attempt.job.provider:
+            return  # a `mock_response`, which any client may send: it says nothing of the key
         if isinstance(error, errors.UpstreamAuthentication | errors.UpstreamQuotaExhausted):
             log.error(
                 "the provider refused a key; it is out of use for a while",

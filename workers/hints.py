@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 LONGEST_HINT = 3600.0  # seconds; anything longer is treated as this
@@ -20,9 +20,11 @@ _RESETS = (
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds to wait, clamped to 0..3,600; None when the headers do not say, or say garbage.
 
-    Reads `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after` (seconds or an HTTP date, which is compared to the
-    answer's own `date` so that a skewed clock does no harm), then the smallest of the vendors' reset headers.
+    Reads `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after` (seconds, a duration or an HTTP date), then the smallest
+    of the vendors' reset headers. Points in time are compared to the answer's own `date`, so that a skewed clock does no
+    harm.
     """
+    now = _date(headers.get("date")) or now
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         milliseconds = _number(headers.get(name))
         if milliseconds is not None:
@@ -31,7 +33,9 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     if text is not None:
         seconds = _number(text)
         if seconds is None:
-            seconds = _until_date(text, headers.get("date"), now)
+            seconds = _duration(text)
+        if seconds is None and (then := _date(text)) is not None:
+            seconds = then - now
         if seconds is not None:
             return _clamp(seconds)
     resets = [wait for name in _RESETS if (wait := _reset(headers.get(name), now)) is not None]
@@ -86,27 +90,36 @@ def _integer(text: str | None) -> int | None:
     return None if number is None or number < 0 or number > 1e15 else int(number)
 
 
-def _until_date(text: str, date: str | None, now: float) -> float | None:
+def _date(text: str | None) -> float | None:
+    """An HTTP date as seconds since the epoch."""
+    if not text:
+        return None
     try:
-        then = parsedate_to_datetime(text).timestamp()
-        start = parsedate_to_datetime(date).timestamp() if date else now
+        then = parsedate_to_datetime(text)
     except ValueError:
         return None
-    return then - start
+    return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp()
 
 
 def _reset(text: str | None, now: float) -> float | None:
-    """`1m30s`, `120ms`, `6`, a Unix time, or an RFC 3339 time (Anthropic)."""
+    """`1m30s`, `120ms`, `6`, a Unix time in seconds or milliseconds (OpenRouter), or an RFC 3339 time (Anthropic)."""
     if not text:
         return None
     number = _number(text)
-    if number is not None:
-        return number - now if number > 1e9 else number
+    if number is None:
+        duration = _duration(text)
+        return _rfc3339(text, now) if duration is None else duration
+    if number > 1e12:
+        return number / 1000 - now
+    return number - now if number > 1e9 else number
+
+
+def _duration(text: str) -> float | None:
     match = _DURATION.fullmatch(text.strip())
-    if match and any(match.groups()):
-        days, hours, minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
-        return days * 86400 + hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
-    return _rfc3339(text, now)
+    if match is None or not any(match.groups()):
+        return None
+    days, hours, minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
+    return days * 86400 + hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
 
 def _rfc3339(text: str, now: float) -> float | None:

@@ -2,16 +2,18 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 
 from broker.interfaces import Candidate, Consumer, Delivery, EventLog, Grant, JobQueue, Limiter, Limits
 from shared import errors
 from shared.catalog import Catalog, Deployment
 from shared.clock import Clock
 from shared.errors import AppError
-from shared.jobs import Job, Status
+from shared.jobs import Job, Outcome, Status
 from workers import preparation
 from workers.attempt import Attempt, Caller
 from workers.followup import FollowUp
@@ -85,7 +87,9 @@ class Pipeline:
 
     async def apologise(self, delivery: Delivery, reason: str) -> None:
         """The worker itself failed at the job, which would fail again: tell the client and set the job aside."""
-        await self._reports.failed(delivery.job, AppError("Headrace failed at this request; its log says why."))
+        error = AppError("Headrace failed at this request; its log says why.")
+        history = await self._log.replay(delivery.job.id)
+        await self._reports.failed_after(delivery.job, error, max((event.seq for event in history), default=0))
         await delivery.dead(reason)
 
     async def _wanted(self, job: Job) -> bool:
@@ -113,7 +117,7 @@ class Pipeline:
             await self._reports.failed(run.job, error)
             return
         if isinstance(answer, Postponed):
-            await self._postpone(run, answer)
+            await _to_the_end(self._postpone(run, answer))
             return
         deployment = next(each for each in deployments if each.id == answer.deployment)
         await self._attempt(run, answer, preparation.call(run.job, request, deployment, self._clock.now()))
@@ -158,6 +162,7 @@ class Pipeline:
 
     async def _attempt(self, run: "_Run", grant: Grant, call: Call) -> None:
         now = self._clock.now()
+        run.grant = grant
         attempt = run.attempt = Attempt(
             job=run.job,
             deployment=call.deployment,
@@ -168,31 +173,46 @@ class Pipeline:
         try:
             body = await self._caller.perform(attempt, registry.adapter(call.deployment.provider), call)
         except AppError as error:
-            await self._follow_up.settle(grant, attempt, failed=True)
-            await self._record(run, Status.FAILURE, error)
-            await self._follow_up.after(attempt, grant, error)
+            await _to_the_end(self._fail(run, grant, error))
         except asyncio.CancelledError:
-            await asyncio.shield(self._abandon(run, grant))
+            await _to_the_end(self._abandon(run, grant, Status.CANCELLED))
+            raise
+        except BaseException:  # a bug of ours; the key and the bill must not suffer from it
+            await _to_the_end(self._abandon(run, grant, Status.FAILURE))
             raise
         else:
-            await self._complete(run, grant, body)
+            try:
+                await self._complete(run, grant, body)
+            except asyncio.CancelledError:
+                # Too late: the job is done. What is left is done here, where every step may come twice.
+                await _to_the_end(self._complete(run, grant, body))
+                raise
 
     async def _complete(self, run: "_Run", grant: Grant, body: bytes) -> None:
         """The answer leaves first; the ack, which `run` sends, waits until the outcome is safe."""
         attempt = run.attempt
         assert attempt is not None
-        outcome = self._reports.outcome(attempt, Status.SUCCESS)
-        await self._reports.completed(attempt, outcome, body)
+        if run.answer is None:
+            outcome = self._reports.outcome(attempt, Status.SUCCESS)
+            await self._reports.completed(attempt, outcome, body)
+            run.answer = outcome
         self._follow_up.succeeded(attempt)
         await self._follow_up.settle(grant, attempt)
-        await self._outcomes.record(outcome)
-        run.recorded = True
+        await self._outcomes.record(run.answer)
+        run.concluded = run.recorded = True
 
-    async def _abandon(self, run: "_Run", grant: Grant) -> None:
-        """The attempt was cancelled, by the client or by our own end: give the key back, bill what was used."""
+    async def _fail(self, run: "_Run", grant: Grant, error: AppError) -> None:
+        assert run.attempt is not None
+        await self._follow_up.settle(grant, run.attempt, failed=True)
+        await self._record(run, Status.FAILURE, error)
+        await self._follow_up.after(run.attempt, grant, error)
+        run.concluded = True
+
+    async def _abandon(self, run: "_Run", grant: Grant, status: Status) -> None:
+        """The attempt was cut short, by the client, our own end or a bug: give the key back, bill what was used."""
         assert run.attempt is not None
         await self._follow_up.settle(grant, run.attempt)
-        await self._record(run, Status.CANCELLED)
+        await self._record(run, status)
 
     async def _record(self, run: "_Run", status: Status, error: AppError | None = None) -> None:
         attempt = run.attempt
@@ -206,7 +226,8 @@ class Pipeline:
         onward = job.leg + 1 < len(job.route)
         patience = (job.deadline - job.accepted_at) / 10 if onward else self._remaining(job)
         if postponed.seconds < patience:
-            await run.consumer.pause(job.provider, postponed.seconds)
+            if self._alone(job):
+                await run.consumer.pause(job.provider, postponed.seconds)
             await self._publish(job, max(postponed.seconds, _SHORTEST_POSTPONEMENT))
         elif onward:
             cause = job.cause or _no_key(job, postponed).to_wire()
@@ -214,29 +235,52 @@ class Pipeline:
         else:
             error = errors.from_wire(job.cause) if job.cause else _no_key(job, postponed)
             await self._reports.failed(job, error)
+        run.concluded = True
+
+    def _alone(self, job: Job) -> bool:
+        """Whether the provider's jobs all want the buckets of this one: only then may its whole lane wait with it."""
+        mine = {self._catalog.deployment(each).bucket for each in job.current.deployments}
+        others = (each for each in self._catalog.connections() if each.provider == job.provider)
+        return all(each.bucket in mine for each in others)
 
     async def _hand_over(self, run: "_Run") -> None:
         """This worker ends with the job in its hands: another one takes it, unless its tokens are out already."""
         attempt = run.attempt
-        if attempt is not None and attempt.committed:
+        if run.concluded:
+            pass  # only the ack is missing
+        elif attempt is not None and attempt.committed:
             error = errors.WorkerLost("The worker was stopped in the middle of the stream. Send the request again.")
             await self._reports.failed(run.job, error, attempt)
         else:
-            await self._publish(run.successor())
+            await self._pass_on(run, run.successor())
         await run.delivery.ack()
 
     async def _wait_for_our_servers(self, run: "_Run", error: errors.Unavailable) -> None:
         """The log, the limiter or the queue is away. What the provider may have billed is recorded in any case."""
-        await self._record(run, Status.FAILURE, error)
-        if run.attempt is None or not run.attempt.committed:
-            await self._publish(run.successor(), _SERVER_AWAY)
+        if run.grant is not None and run.attempt is not None:
+            with suppress(errors.Unavailable):  # else the lease ends by itself
+                await self._follow_up.settle(run.grant, run.attempt, failed=run.answer is None)
+        if run.answer is not None:
+            await self._outcomes.record(run.answer)
+        else:
+            await self._record(run, Status.FAILURE, error)
+            if run.attempt is None or not run.attempt.committed:
+                # What failed may have been done all the same: the next worker looks at the log before it runs the job.
+                await self._pass_on(run, replace(run.successor(), suspect=True), _SERVER_AWAY)
         await run.delivery.ack()
 
+    async def _pass_on(self, run: "_Run", successor: Job, delay: float = 0.0) -> None:
+        await self._publish(successor, delay)
+        if successor.attempt > run.job.attempt:
+            self._recovery.note_moved(run.job)
+
     async def _publish(self, job: Job, delay: float = 0.0) -> None:
-        """Put the job on its lane as it travels: a claimed body stays behind, and the wait is measured anew."""
+        """Put the job on its lane as it travels: a claimed body stays behind, and the wait is measured anew. Should this
+        worker die before its ack, there are two of the job: both look at the log before they run."""
         body = b"" if job.claim else job.body
+        job = replace(job, body=body, published_at=self._clock.now(), suspect=True)
         try:
-            await self._queue.publish(replace(job, body=body, published_at=self._clock.now()), delay=delay)
+            await self._queue.publish(job, delay=delay)
         except errors.QueueFull as full:
             await self._reports.failed(job, full)
 
@@ -255,7 +299,12 @@ class _Run:
         self.consumer = consumer
         self.job = job
         self.attempt: Attempt | None = None
+        self.grant: Grant | None = None
+        self.answer: Outcome | None = None
+        """The row of the answer that the client has."""
         self.recorded = False
+        self.concluded = False
+        """Nothing is left to do but the ack."""
         self.cancelled = False
 
     @property
@@ -272,7 +321,21 @@ class _Run:
     def successor(self) -> Job:
         """The job as the next worker should have it: a number is used up once the provider may have seen it."""
         used = self.attempt is not None and self.attempt.dispatched
-        return replace(self.job, attempt=self.job.attempt + 1) if used else self.job
+        return replace(self.job, attempt=self.job.attempt + used, suspect=self.second_hand)
+
+
+async def _to_the_end(steps: Coroutine[Any, Any, None]) -> None:
+    """Await `steps`; a cancellation that comes meanwhile is raised after their end."""
+    task = asyncio.create_task(steps)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _too_late(job: Job) -> AppError:

@@ -15,6 +15,7 @@ from workers.reports import Reports
 
 MOST_CRASHES = 3  # attempts that ended with their worker's life; after them the job is quarantined
 _NEIGHBOUR_WAIT = 1.0  # seconds until a job that a living worker still has is looked at again
+_CLAIM_TTL = 8.0  # seconds from taking a job over to its note in the log; the wait for a key in memory comes between
 
 log = structlog.get_logger()
 
@@ -64,10 +65,11 @@ class Recovery:
         notes = [event.meta for event in history if event.kind is Kind.STARTED and event.meta["attempt"] >= job.attempt]
         if any(note.get("moved") for note in notes):
             return Finished()
-        if not notes:
-            return job
-        if await self._log.present(notes[-1]["worker"]):
-            # Only the queue's connection was lost: the worker still runs the job and will finish it.
+        attempt = notes[-1]["attempt"] + 1 if notes else job.attempt
+        alive = bool(notes) and await self._log.present(notes[-1]["worker"])
+        if alive or not await self._log.claim(job.id, attempt, _CLAIM_TTL):
+            # Only the queue's connection was lost and the worker still runs the job; or there are two copies of the
+            # job, and another worker was faster.
             await self._queue.publish(replace(job, suspect=True), delay=_NEIGHBOUR_WAIT)
             return Finished()
         for note in notes:
@@ -79,12 +81,18 @@ class Recovery:
             return Finished()
         if len(notes) >= MOST_CRASHES:
             return await self._quarantine(job, len(notes))
-        return replace(job, attempt=notes[-1]["attempt"] + 1)
+        for deployment in job.current.deployments:
+            # A worker may have died between its grant and its note.
+            await self._give_back(job.id, attempt, deployment)
+        return replace(job, attempt=attempt) if notes else job
 
     async def _record_again(self, end: Event) -> None:
+        """The worker died after the client's answer and perhaps before the rest: every step may come twice."""
         outcome = end.meta.get("outcome")
         if outcome is not None:
-            await self._outcomes.record(Outcome.from_wire(outcome))
+            again = Outcome.from_wire(outcome)
+            await self._give_back(again.job_id, again.attempt, again.deployment)
+            await self._outcomes.record(again)
 
     async def _close(self, job: Job, note: dict[str, object]) -> None:
         """The attempt that `note` announced never ended: free its lease, and bill it at its estimate, marked so."""
@@ -100,10 +108,18 @@ class Recovery:
             started=0.0,
             started_at=float(str(note["at"])),
         )
-        lease = f"{job.id}/{attempt.job.attempt}"
-        await self._limiter.settle(Grant(deployment.id, deployment.bucket, lease, 0, Limits()), None)
+        await self._give_back(job.id, attempt.job.attempt, deployment.id)
         error = errors.WorkerLost("The worker died during the attempt; the usage is an estimate.")
         await self._outcomes.record(self._reports.outcome(attempt, Status.UNKNOWN, error))
+
+    async def _give_back(self, job_id: str, attempt: int, deployment_id: str) -> None:
+        """End the attempt's lease, if it has one. The reserved tokens stay taken: they may have been used."""
+        try:
+            deployment = self._catalog.deployment(deployment_id)
+        except KeyError:
+            return  # of another config; its lease ends by itself
+        lease = f"{job_id}/{attempt}"
+        await self._limiter.settle(Grant(deployment.id, deployment.bucket, lease, 0, Limits()), None)
 
     async def _quarantine(self, job: Job, crashes: int) -> Poison:
         reason = f"crashed {crashes} workers"

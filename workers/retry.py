@@ -44,7 +44,7 @@ def after(error: AppError, job: Job, *, alternatives: int, remaining: float, jit
     number in 0..1.
     """
     onward: Decision = NextLeg() if job.leg + 1 < len(job.route) else GiveUp()
-    if isinstance(error, errors.Cancelled | errors.DeadlineExceeded):
+    if isinstance(error, errors.Cancelled | errors.DeadlineExceeded) or remaining <= 0:
         return GiveUp()
     if not error.retryable:
         return onward

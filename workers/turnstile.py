@@ -5,10 +5,12 @@ Without the line, every refill would wake every waiting job and all but one woul
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
+from math import floor, inf
 
 from broker.interfaces import Candidate, Grant, Limiter, Refusal
+from shared.errors import Unavailable
 
 SHORT_WAIT = 5.0  # seconds that a job may wait in memory; longer waits go through a delay level of the queue
 _PARALLEL_POLL = 0.05  # seconds; a slot may come free on another worker, which does not tell us
@@ -47,7 +49,7 @@ class Turnstile:
         line = self._lines.get(name)
         if line is None:
             # Nobody is waiting for these keys: ask right away, and stand in line only when refused.
-            answer = await self._limiter.take(lease, candidates, lease_ttl=lease_ttl)
+            answer = await self._take(lease, candidates, lease_ttl)
             if isinstance(answer, Grant):
                 return answer
             line = self._lines.setdefault(name, _Line())
@@ -66,13 +68,30 @@ class Turnstile:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + patience
         while True:
-            answer = await self._limiter.take(lease, candidates, lease_ttl=lease_ttl)
+            answer = await self._take(lease, candidates, lease_ttl)
             if isinstance(answer, Grant):
                 return answer
             wait = _wait(answer)
             if loop.time() + wait > give_up:
                 return Postponed(answer.wait if answer.reason != "parallel" else wait, answer.reason)
             await asyncio.sleep(wait)
+
+    async def _take(self, lease: str, candidates: Sequence[Candidate], lease_ttl: float) -> Grant | Refusal:
+        try:
+            return await self._limiter.take(lease, candidates, lease_ttl=lease_ttl)
+        except asyncio.CancelledError:
+            # The answer on its way may be a grant, and whoever leaves gives it back.
+            await asyncio.shield(self._give_back(lease, candidates))
+            raise
+
+    async def _give_back(self, lease: str, candidates: Sequence[Candidate]) -> None:
+        """Settle the lease wherever it may be. Where the limit is not ours, neither is the reservation's size."""
+        with suppress(Unavailable):  # else the lease ends by itself
+            for each in candidates:
+                tpm = each.limits.tpm
+                reserved = 0 if tpm is None else min(each.tokens, floor(tpm))
+                grant = Grant(each.deployment, each.bucket, lease, reserved, each.limits)
+                await self._limiter.settle(grant, None if tpm is None else 0)
 
 
 class _Line:

@@ -6,7 +6,7 @@ not followed, so that a key never reaches another host.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace, TracebackType
 from typing import Protocol, Self
@@ -51,21 +51,11 @@ class Upstream:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_note_reuse)
-        self._session = await self._stack.enter_async_context(
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE_TIMEOUT),
-                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("User-Agent", "Accept"),
-                headers={"User-Agent": "headrace"},
-                max_field_size=MAX_HEADER_BYTES,
-                # Looking for proxies costs time on every request, so it happens only where one is configured.
-                trust_env=any(name.lower().endswith("_proxy") for name in os.environ),
-                trace_configs=[trace],
-            )
-        )
+        pool = aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE_TIMEOUT)
+        self._session = await self._stack.enter_async_context(_session(pool))
+        # When one pooled connection turns out to be dead, its neighbours probably are, too.
+        no_pool = aiohttp.TCPConnector(limit=self._limit, force_close=True)
+        self._fresh_session = await self._stack.enter_async_context(_session(no_pool))
         return self
 
     async def __aexit__(
@@ -74,43 +64,70 @@ class Upstream:
         await self._stack.aclose()
 
     @asynccontextmanager
-    async def send(self, request: UpstreamRequest) -> AsyncIterator[Response]:
+    async def send(
+        self, request: UpstreamRequest, sending: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Response]:
         """Send `request` and enter when the answer's head is there. Leaving closes the connection unless the body was
-        read to its end, so a cancelled task hangs up at once.
+        read to its end, so a cancelled task hangs up at once. `sending` is called once, when the connection is there
+        and the request's first byte is next.
 
         Raises `UpstreamUnreachable`, `UpstreamTimeout` (while connecting) and `UpstreamBroken`.
         """
         if request.url.startswith(simulated.SCHEME):
+            sending()
             yield await simulated.respond(request)
             return
         try:
-            async with await self._post(request) as response:
+            async with await self._post(request, sending) as response:
                 yield _HttpResponse(response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             raise _unreachable(exc) from exc
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
             raise UpstreamUnreachable(f"Connection error: the provider closed the connection ({_name(exc)}).") from exc
+        except aiohttp.InvalidURL as exc:
+            raise UpstreamUnreachable("Connection error: the provider's address is no URL: check its api_base.") from exc
         except aiohttp.ClientError as exc:
             raise UpstreamBroken(f"The provider's answer breaks HTTP ({_name(exc)}).") from exc
 
-    async def _post(self, request: UpstreamRequest) -> aiohttp.ClientResponse:
-        """One request; a second one at once when a pooled connection turned out to be dead before any byte came."""
-        reuse = SimpleNamespace(reused=False)
+    async def _post(self, request: UpstreamRequest, sending: Callable[[], None]) -> aiohttp.ClientResponse:
+        """One request; a second one at once, over a new connection, when a pooled one turned out to be dead before any
+        byte came."""
+        progress = SimpleNamespace(reused=False, sending=sending)
         try:
-            return await self._attempt(request, reuse)
+            return await _attempt(self._session, request, progress)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
-            if isinstance(exc, aiohttp.ClientConnectorError) or not reuse.reused:
+            if isinstance(exc, aiohttp.ClientConnectorError) or not progress.reused:
                 raise
-            return await self._attempt(request, SimpleNamespace(reused=False))
+            return await _attempt(self._fresh_session, request, SimpleNamespace(reused=False, sending=lambda: None))
 
-    async def _attempt(self, request: UpstreamRequest, reuse: SimpleNamespace) -> aiohttp.ClientResponse:
-        return await self._session.post(
-            request.url,
-            data=request.body,
-            headers=request.headers,
-            allow_redirects=False,
-            trace_request_ctx=reuse,
-        )
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
+    trace.on_request_headers_sent.append(_note_sending)  # despite its name it fires before they are
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("User-Agent", "Accept"),
+        headers={"User-Agent": "headrace"},
+        max_field_size=MAX_HEADER_BYTES,
+        # Looking for proxies costs time on every request, so it happens only where one is configured.
+        trust_env=any(name.lower().endswith("_proxy") for name in os.environ),
+        trace_configs=[trace],
+    )
+
+
+async def _attempt(
+    session: aiohttp.ClientSession, request: UpstreamRequest, progress: SimpleNamespace
+) -> aiohttp.ClientResponse:
+    return await session.post(
+        request.url,
+        data=request.body,
+        headers=request.headers,
+        allow_redirects=False,
+        trace_request_ctx=progress,
+    )
 
 
 class _HttpResponse:
@@ -139,6 +156,10 @@ class _HttpResponse:
 
 async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
     context.trace_request_ctx.reused = True
+
+
+async def _note_sending(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    context.trace_request_ctx.sending()
 
 
 def _unreachable(exc: aiohttp.ClientError | asyncio.TimeoutError) -> UpstreamUnreachable | UpstreamTimeout:

@@ -66,8 +66,12 @@ class Worker:
             # The set owns the task until it ends; `_drain` awaits what is left.
             task = asyncio.create_task(self._run(delivery, consumer, pipeline))
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._ended)
             metrics.JOBS_RUNNING.set(len(self._running))
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        metrics.JOBS_RUNNING.set(len(self._running))
 
     async def _run(self, delivery: Delivery, consumer: Consumer, pipeline: Pipeline) -> None:
         try:

@@ -51,6 +51,7 @@ class MemoryEventLog:
         self._body_bytes = 0
         self._followers = Followers(self._read)
         self._cancelled = Cancellations()
+        self._claims: dict[tuple[str, int], float] = {}  # (job id, attempt) -> until; of the last few seconds
         self._workers: dict[str, float] = {}  # id -> until; as many as this process has had
         self._channel = uuid7()
 
@@ -86,6 +87,14 @@ class MemoryEventLog:
         noted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         noted.set_result(None)
         return noted
+
+    async def claim(self, job_id: str, attempt: int, ttl: float) -> bool:
+        now = self._now()
+        self._claims = {key: until for key, until in self._claims.items() if until > now}
+        if (job_id, attempt) in self._claims:
+            return False
+        self._claims[job_id, attempt] = now + ttl
+        return True
 
     async def replay(self, job_id: str, after: int = 0) -> list[Event]:
         log = self._find(job_id)

@@ -1,7 +1,8 @@
 """The event log on Redis: the log (a stream for each job) is the truth, pub/sub is the doorbell.
 
-Keys, under the namespace: `job:{id}` the log, `cancel:{id}`, `body:{id}` the claim check, `worker:{id}` its life sign;
-channels: `reply:<process>` and `cancel`. The braces are a hash tag: in a cluster, all keys of a job live on one shard.
+Keys, under the namespace: `job:{id}` the log, `claim:{id}:<attempt>`, `cancel:{id}`, `body:{id}` the claim check,
+`worker:{id}` its life sign; channels: `reply:<process>` and `cancel`. The braces are a hash tag: in a cluster, all keys
+of a job live on one shard.
 
 A doorbell carries the events themselves, each after its length, so the usual path never reads the log.
 """
@@ -91,6 +92,10 @@ class RedisEventLog:
         noted = self._pipe.submit(*self._append(event, event.to_wire()))
         self._pipe.flush()
         return _without_result(noted)
+
+    async def claim(self, job_id: str, attempt: int, ttl: float) -> bool:
+        key = f"{self._key('claim', job_id)}:{attempt}"
+        return await self._pipe.call("SET", key, b"1", "NX", "PX", max(1, int(ttl * 1000))) is not None
 
     async def replay(self, job_id: str, after: int = 0) -> list[Event]:
         events: list[Event] = []

@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,9 @@ KEY_RPM = 600  # requests a minute that each key may make
 FAILURES = 0.02  # share of the provider's answers that are an HTTP 500
 
 _REPLY = (
-    "A headrace is the channel that brings water to a mill wheel at the rate the wheel can take. Too much water does not "
-    "break the wheel and is not thrown away: it waits in the channel. Here the wheel is a provider's API key, the water "
-    "is your requests, and the channel is a queue."
+    "A headrace is the channel that brings water to a mill wheel at the rate the wheel can take. Too much water does "
+    "not break the wheel and is not thrown away: it waits in the channel. Here the wheel is a provider's API key, the "
+    "water is your requests, and the channel is a queue."
 )
 _WEATHER_REPLY = "It is 21 degrees and sunny in Bern, so leave the coat at home."
 
@@ -57,7 +57,7 @@ def config() -> dict[str, object]:
 
 
 def _model(
-    name: str, model: str, script: dict[str, object], dollars_in: float, dollars_out: float, **params: object
+    name: str, model: str, script: Mapping[str, object], dollars_in: float, dollars_out: float, **params: object
 ) -> dict[str, object]:
     """An entry of `model_list`; prices are dollars for a million tokens."""
     prices = {"input_cost_per_token": dollars_in / 1e6, "output_cost_per_token": dollars_out / 1e6}
@@ -107,10 +107,14 @@ async def _address(process: asyncio.subprocess.Process, log: Path) -> str:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_START_TIMEOUT):
             while process.returncode is None:
-                if found := re.search(r"listens on (http://\S+)", log.read_text()):
+                if found := re.search(r"listens on (http://\S+)", _end(log)):
                     return found[1]
                 await asyncio.sleep(_POLL)
-    raise ServerFailed(f"Headrace did not start. The end of its log:\n{log.read_text()[-2000:]}")
+    raise ServerFailed(f"Headrace did not start. The end of its log:\n{_end(log)}")
+
+
+def _end(log: Path) -> str:
+    return log.read_text()[-2000:]
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

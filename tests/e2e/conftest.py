@@ -13,6 +13,9 @@ from tests.e2e.servers import real_servers
 from tests.fakes.upstream import FakeUpstream
 
 
+KEEP_ALIVE = 0.5  # seconds
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def upstream() -> AsyncIterator[FakeUpstream]:
     async with FakeUpstream() as fake:
@@ -34,7 +37,7 @@ async def headrace(
 ) -> AsyncIterator[Headrace]:
     folder = tmp_path_factory.mktemp("headrace")
     config = write_config(folder, upstream)
-    async with deployed(config, servers, folder, extra={"HEADRACE_KEEPALIVE_SECONDS": "0.5"}) as running:
+    async with deployed(config, servers, folder, extra={"HEADRACE_KEEPALIVE_SECONDS": str(KEEP_ALIVE)}) as running:
         yield running
 
 

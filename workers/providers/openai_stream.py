@@ -56,7 +56,7 @@ class ChunkDecoder:
         if data.startswith(_DONE):
             self._done = True
             return ()
-        mended = False
+        mended = b"\n" in data  # one object over several `data:` lines has to become one line
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from broker.interfaces import Candidate, Limits
 from shared.catalog import Routing
 from shared.errors import Unavailable
 from shared.events import Event, Kind
@@ -445,7 +446,7 @@ async def test_a_redelivered_job_that_had_finished_is_only_recorded(upstream: Fa
 
     await one.start(await one.redeliver(job))
 
-    assert one.journal == ["record", "ack"]
+    assert one.journal == ["settle", "record", "ack"]
     assert one.outcomes == [row]
     assert upstream.requests == []
 
@@ -473,8 +474,6 @@ async def test_a_dead_workers_slot_is_free_again(one: World) -> None:
 
 
 async def _hold_slot(it: World, job: Job, bucket: str) -> None:
-    from broker.interfaces import Candidate, Limits
-
     await it.limiter.take(f"{job.id}/1", [Candidate("a", bucket, "c", Limits(1000.0, FULL, 10), 10)])
 
 
@@ -550,6 +549,23 @@ async def test_at_shutdown_a_running_job_is_handed_over_as_its_next_attempt(
     assert one.journal == ["settle", "record", "publish", "confirm", "ack"]
     assert [each.attempt for each in one.successors] == [2]
     assert (await one.bucket("a")).in_flight == 0
+
+
+async def test_a_job_that_was_handed_over_is_not_run_again_should_the_ack_be_lost(
+    upstream: FakeUpstream, one: World
+) -> None:
+    upstream.latency = 30.0
+    job = one.job()
+    running = one.start(await one.deliver(job))
+    await upstream.arrived(1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await one.consumer.get()  # the successor is in other hands
+
+    await one.start(await one.redeliver(job))
+
+    assert one.journal == ["ack"]
+    assert len(upstream.requests) == 1
 
 
 async def test_at_shutdown_a_waiting_job_is_handed_over_as_it_was(upstream: FakeUpstream) -> None:

@@ -1,0 +1,79 @@
+"""Outcomes of concurrent jobs share messages, and every writer learns the fate of its own."""
+
+import asyncio
+
+import pytest
+
+from shared.errors import Unavailable
+from shared.jobs import Outcome, Status
+from tests.fakes.seams import NotedQueue
+from workers import outcomes
+from workers.outcomes import OutcomeWriter
+
+
+def an_outcome(job_id: str) -> Outcome:
+    return Outcome(job_id, 1, 0.0, "chat.completions", "m", "m", "d", "openai", "m", Status.SUCCESS)
+
+
+async def test_outcomes_of_one_moment_travel_in_one_message() -> None:
+    queue = NotedQueue([])
+    writer = OutcomeWriter(queue)
+
+    await asyncio.gather(*(writer.record(an_outcome(name)) for name in "abc"))
+
+    assert queue.journal == ["record"]
+    assert [each.job_id for each in queue.outcomes_recorded] == ["a", "b", "c"]
+
+
+async def test_a_message_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "_LARGEST", 2)
+    queue = NotedQueue([])
+    writer = OutcomeWriter(queue)
+
+    await asyncio.gather(*(writer.record(an_outcome(name)) for name in "abc"))
+
+    assert queue.journal == ["record", "record"]
+
+
+async def test_nobody_is_told_that_its_outcome_is_safe_before_it_is() -> None:
+    queue = NotedQueue([])
+    queue.recording.hold()
+    recording = asyncio.create_task(OutcomeWriter(queue).record(an_outcome("a")))
+    await queue.recording.reached.wait()
+
+    assert not recording.done()
+
+    queue.recording.open()
+    await recording
+
+
+async def test_a_queue_that_is_away_is_everybodys_error_and_the_next_message_goes_out() -> None:
+    queue = NotedQueue([])
+    queue.recording.fail(1)
+    writer = OutcomeWriter(queue)
+
+    results = await asyncio.gather(*(writer.record(an_outcome(name)) for name in "ab"), return_exceptions=True)
+    await writer.record(an_outcome("c"))
+
+    assert [type(each) for each in results] == [Unavailable, Unavailable]
+    assert [each.job_id for each in queue.outcomes_recorded] == ["c"]
+
+
+async def test_a_writer_that_leaves_takes_nobodys_outcome_with_it() -> None:
+    queue = NotedQueue([])
+    writer = OutcomeWriter(queue)
+    leaving = asyncio.create_task(writer.record(an_outcome("a")))
+    await asyncio.sleep(0)
+
+    leaving.cancel()
+    await writer.record(an_outcome("b"))
+
+    assert [each.job_id for each in queue.outcomes_recorded] == ["a", "b"]
+
+
+async def test_without_a_ledger_nothing_is_sent() -> None:
+    queue = NotedQueue([])
+
+    await OutcomeWriter(queue, keep=False).record(an_outcome("a"))
+
+    assert queue.journal == []

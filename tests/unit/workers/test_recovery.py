@@ -1,0 +1,131 @@
+"""What a redelivered job's log says about the attempt that went before, case by case."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker.interfaces import Candidate, Grant, Limits
+from shared.events import Event, Kind
+from shared.jobs import Job, Status
+from tests.fakes.seams import World, deployment, world
+from workers.outcomes import OutcomeWriter
+from workers.recovery import Finished, Poison, Recovery
+from workers.reports import Reports
+
+
+@pytest.fixture
+async def it() -> AsyncIterator[World]:
+    async with world(deployment("a", "http://127.0.0.1:1")) as one:
+        yield one
+
+
+def recovery(it: World) -> Recovery:
+    return Recovery(it.queue, it.log, it.limiter, it.catalog, Reports(it.log, it.clock), OutcomeWriter(it.queue))
+
+
+def note(it: World, job: Job, attempt: int, worker: str = "dead", deployment: str = "a") -> None:
+    meta = {"attempt": attempt, "deployment": deployment, "worker": worker, "at": job.accepted_at, "queue_wait": 0.5}
+    it.log.mark_started(Event(job.id, 0, Kind.STARTED, meta=meta))
+
+
+async def test_a_job_without_a_history_runs_as_it_is(it: World) -> None:
+    job = it.job()
+
+    assert await recovery(it).take_over(job) is job
+
+
+async def test_a_failed_job_is_finished_too(it: World) -> None:
+    job = it.job()
+    await it.log.emit(job.reply_to, [Event(job.id, 1, Kind.FAILED, b"", {"error": {}})])
+
+    assert await recovery(it).take_over(job) == Finished()
+    assert it.outcomes == []
+
+
+async def test_notes_of_earlier_attempts_do_not_concern_a_retry(it: World) -> None:
+    job = it.job(attempt=2)
+    note(it, job, 1)
+
+    assert await recovery(it).take_over(job) is job
+    assert it.outcomes == []
+
+
+async def test_a_crash_is_on_the_bill_once_and_the_next_attempt_has_the_next_number(it: World) -> None:
+    job = it.job(attempt=2)
+    note(it, job, 2)
+
+    successor = await recovery(it).take_over(job)
+
+    assert isinstance(successor, Job)
+    assert successor.attempt == 3
+    (row,) = it.outcomes
+    assert (row.attempt, row.status, row.error_code, row.queue_wait) == (2, Status.UNKNOWN, "worker_lost", 0.5)
+    assert row.usage.estimated
+    assert row.usage.input > 0
+
+
+async def test_two_crashes_are_not_yet_poison(it: World) -> None:
+    job = it.job()
+    note(it, job, 1)
+    note(it, job, 2)
+
+    successor = await recovery(it).take_over(job)
+
+    assert isinstance(successor, Job)
+    assert successor.attempt == 3
+
+
+async def test_three_crashes_are_poison(it: World) -> None:
+    job = it.job()
+    for attempt in (1, 2, 3):
+        note(it, job, attempt)
+
+    assert await recovery(it).take_over(job) == Poison("crashed 3 workers")
+
+
+async def test_a_crash_in_an_attempt_of_another_config_still_goes_on(it: World) -> None:
+    job = it.job()
+    note(it, job, 1, deployment="gone")
+
+    successor = await recovery(it).take_over(job)
+
+    assert isinstance(successor, Job)
+    assert successor.attempt == 2
+
+
+async def test_a_neighbour_that_fell_silent_is_taken_for_dead(it: World) -> None:
+    job = it.job()
+    await it.log.announce("neighbour", 60)
+    note(it, job, 1, worker="neighbour")
+    waiting = await recovery(it).take_over(job)
+    await it.log.announce("neighbour", 0)
+
+    successor = await recovery(it).take_over(job)
+
+    assert waiting == Finished()
+    assert isinstance(successor, Job)
+
+
+async def test_a_successor_on_the_queue_finishes_its_predecessor_and_not_itself(it: World) -> None:
+    job = it.job()
+    rescue = recovery(it)
+    note(it, job, 1)
+    rescue.note_moved(job)
+    retry = job.next_retry()
+
+    assert await rescue.take_over(job) == Finished()
+    assert await rescue.take_over(retry) is retry
+    assert it.outcomes == []
+
+
+async def test_the_tokens_that_a_crash_reserved_stay_taken(it: World) -> None:
+    """The provider may have served them."""
+    job = it.job()
+    candidate = Candidate("a", "bucket-a", "c", Limits(1000.0, 100_000.0, 10), 700)
+    assert isinstance(await it.limiter.take(f"{job.id}/1", [candidate]), Grant)
+    note(it, job, 1)
+
+    await recovery(it).take_over(job)
+
+    state = await it.bucket("a")
+    assert (state.in_flight, state.tokens) == (0, 99_300)

@@ -1,0 +1,195 @@
+"""The pool: as many jobs as it may, heartbeats while it lives, and nothing left behind when it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker.events.memory import MemoryEventLog
+from broker.limits.memory import MemoryLimiter
+from broker.queues.memory import MemoryQueue
+from shared import metrics
+from shared.catalog import Catalog
+from shared.clock import SystemClock
+from shared.errors import Unavailable
+from shared.events import Kind
+from shared.ids import uuid7
+from shared.jobs import Job, Lane
+from tests.fakes.seams import deployment, leg, until
+from tests.fakes.upstream import FakeUpstream
+from workers import worker as module
+from workers.pipeline import Seams
+from workers.providers.openai import OpenAI
+from workers.worker import Worker
+
+BODY = b'{"model": "chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}'
+
+
+@dataclass
+class Pool:
+    worker: Worker
+    queue: MemoryQueue
+    log: MemoryEventLog
+    upstream: FakeUpstream
+    stopping: asyncio.Event
+    running: "asyncio.Task[None]"
+
+    async def submit(self, count: int = 1, *, stream: bool = False) -> list[Job]:
+        now = SystemClock().now()
+        body = BODY.replace(b"{", b'{"stream": true, ', 1) if stream else BODY
+        route = (leg("a"),)
+        jobs = [
+            Job(uuid7(), "chat.completions", "chat", route, body, self.log.reply_channel, now, now + 60, stream=stream)
+            for _ in range(count)
+        ]
+        for job in jobs:
+            await self.queue.publish(job)
+        return jobs
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        async with asyncio.timeout(5):
+            await self.running
+
+    async def kinds(self, job: Job) -> list[Kind]:
+        return [event.kind for event in await self.log.replay(job.id) if event.kind is not Kind.STARTED]
+
+    async def depth(self) -> tuple[int, int]:
+        """Waiting, in flight."""
+        (lane,) = [each for each in await self.queue.stats() if each.lane is Lane.INTERACTIVE]
+        return lane.depth, lane.in_flight
+
+
+@asynccontextmanager
+async def pool(concurrency: int = 10, grace: float = 5.0) -> AsyncIterator[Pool]:
+    async with FakeUpstream() as upstream, MemoryQueue(1000) as queue, MemoryEventLog() as log:
+        limits = {"rpm": None, "tpm": None, "max_parallel_requests": None}
+        catalog = Catalog([deployment("a", upstream.url, **limits)])
+        clock = SystemClock()
+        seams = Seams(queue, log, MemoryLimiter(clock), catalog, clock)
+        await queue.declare(["openai"])
+        worker = Worker(seams, ["openai"], concurrency=concurrency, grace=grace)
+        stopping = asyncio.Event()
+        it = Pool(worker, queue, log, upstream, stopping, asyncio.create_task(worker.run(stopping)))
+        try:
+            yield it
+        finally:
+            await it.stop()
+
+
+async def test_jobs_are_answered_and_acked() -> None:
+    async with pool() as it:
+        jobs = await it.submit(20)
+        await it.upstream.arrived(20)
+        await it.stop()
+
+        assert [await it.kinds(job) for job in jobs] == [[Kind.COMPLETED]] * 20
+        assert await it.depth() == (0, 0)
+
+
+async def test_no_more_jobs_run_than_the_concurrency_allows() -> None:
+    async with pool(concurrency=3) as it:
+        it.upstream.latency = 0.1
+        await it.submit(7)
+        await it.upstream.arrived(3)
+        await asyncio.sleep(0)
+
+        assert it.worker.in_flight == 3
+        assert await it.depth() == (4, 3)
+
+
+async def test_the_gauge_of_running_jobs_returns_to_zero() -> None:
+    async with pool() as it:
+        await it.submit(3)
+        await it.upstream.arrived(3)
+        await until(lambda: it.worker.in_flight == 0)
+
+        assert metrics.JOBS_RUNNING._value.get() == 0
+
+
+async def test_a_worker_is_present_until_it_has_ended() -> None:
+    async with pool() as it:
+        it.upstream.latency = 0.2
+        await it.submit()
+        await it.upstream.arrived(1)
+
+        assert await it.log.present(it.worker.id)
+        await it.stop()
+        assert not await it.log.present(it.worker.id)
+
+
+async def test_a_missed_heartbeat_does_not_end_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT", 0.01)
+    async with pool() as it:
+        await it.submit()
+        await it.upstream.arrived(1)
+        beats = 0
+        announce = it.log.announce
+
+        async def flaky(worker: str, ttl: float) -> None:
+            nonlocal beats
+            beats += 1
+            if beats == 1:
+                raise Unavailable("the log is away")
+            await announce(worker, ttl)
+
+        it.log.announce = flaky  # type: ignore[method-assign]  # the server is away for one beat
+        with capture_logs() as logs:
+            await until(lambda: beats >= 3)
+
+        assert [entry["event"] for entry in logs if "missed" in entry["event"]] == ["heartbeat missed"]
+        assert not it.running.done()
+
+
+async def test_a_drain_lets_running_jobs_finish_and_takes_no_more() -> None:
+    async with pool(concurrency=1) as it:
+        it.upstream.latency = 0.2
+        first, second = await it.submit(2)
+        await it.upstream.arrived(1)
+
+        await it.stop()
+
+        assert await it.kinds(first) == [Kind.COMPLETED]
+        assert await it.kinds(second) == []
+        assert await it.depth() == (1, 0)
+
+
+async def test_after_the_grace_period_the_rest_is_handed_over() -> None:
+    async with pool(grace=0.05) as it:
+        it.upstream.latency = 30.0
+        (job,) = await it.submit()
+        await it.upstream.arrived(1)
+
+        await it.stop()
+
+        assert await it.depth() == (1, 0)
+        async with it.queue.consume(["openai"], 1) as other:
+            successor = await other.get()
+            assert (successor.job.id, successor.job.attempt, successor.redelivered) == (job.id, 2, False)
+
+
+async def test_a_bug_costs_one_job_and_tells_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    stumbled = False
+
+    original = OpenAI.completion
+
+    def stumble_once(*args: object) -> object:
+        nonlocal stumbled
+        if not stumbled:
+            stumbled = True
+            raise KeyError("a bug")
+        return original(*args)  # type: ignore[arg-type]  # as it came
+
+    monkeypatch.setattr(OpenAI, "completion", stumble_once)
+    async with pool(concurrency=1) as it:
+        with capture_logs() as logs:
+            first, second = await it.submit(2)
+            await it.upstream.arrived(2)
+            await it.stop()
+
+        assert [await it.kinds(job) for job in (first, second)] == [[Kind.FAILED], [Kind.COMPLETED]]
+        assert [(dead.id, reason) for dead, reason in it.queue.dead_letters("openai")] == [(first.id, "KeyError")]
+        assert [entry["job"] for entry in logs if entry["log_level"] == "error"] == [first.id]
