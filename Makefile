@@ -11,7 +11,8 @@ help: ## What there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: install ## Start Headrace on port 4000 with a simulated model: no servers, no keys
-	@$(BIN)/headrace serve --config config.example.yaml
+	@$(BIN)/headrace serve --config config.example.yaml || { code=$$?; test $$code -ne 3 || \
+		echo "Headrace could not listen. Is its port in use? HEADRACE_PORT=4001 make run takes another." >&2; exit $$code; }
 
 demo: install ## Watch it work, in under a minute: a stream, a tool call, a batch of 1,000 prompts, the bill
 	@$(BIN)/python docs/examples/demo.py

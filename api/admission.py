@@ -1,8 +1,10 @@
 """May this job enter? From a validated request to a job on its lane, and somebody following it."""
 
+import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
 
 from api.auth import Principal
 from api.chat_request import Envelope
@@ -14,13 +16,13 @@ from shared.errors import AppError, InvalidRequest, RequestTooLarge, Unavailable
 from shared.ids import uuid7
 from shared.jobs import CLAIM_CHECK_BYTES, Job, Leg
 
-_MOST_PUBLISHES = 5  # of one job whose confirms are lost; each waits for the queue's reconnection by itself
+_PUBLISH_PAUSE = 0.5  # seconds until a job whose confirm was lost is sent again; the queue's reconnection comes on top
 _VENDOR_HEADERS = ("anthropic-beta",)
 _MOST_TAGS = 50
 _BODY_GRACE = 60.0  # seconds that a claimed body outlives its deadline
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Followed:
     """An accepted job and its events."""
 
@@ -36,6 +38,9 @@ class Admission:
         self._clock = clock
         self._request_timeout = request_timeout
         self._rng = random.Random()
+        # Those that the queue has confirmed and somebody still follows: the conversation with the client keeps them.
+        self._followed: WeakValueDictionary[str, Followed] = WeakValueDictionary()
+        self._queue.on_loss(self._publish_again)
 
     def job(self, envelope: Envelope, body: bytes, principal: Principal, headers: Mapping[str, str]) -> Job:
         """The job for a chat request. Raises `UnknownModel`; nothing has happened yet."""
@@ -66,25 +71,35 @@ class Admission:
         if len(job.body) > CLAIM_CHECK_BYTES:
             await self._log.put_body(job.id, job.body, job.deadline - job.accepted_at + _BODY_GRACE)
             job = replace(job, body=b"", claim=True)
-        follower = self._log.follow(job.id)
-        self._publish(job, follower, tries=1)
-        return Followed(job, follower)
+        followed = Followed(job, self._log.follow(job.id))
+        self._publish(job, followed)
+        return followed
 
-    def _publish(self, job: Job, follower: Follower, tries: int) -> None:
+    def _publish_again(self) -> None:
+        """The queue may have lost any of the jobs. Most are in a worker's hands, who will see that it has them already;
+        what becomes of these copies is no news to the client."""
+        for followed in list(self._followed.values()):
+            if self._clock.now() < followed.job.deadline:
+                self._queue.publish(replace(followed.job, suspect=True))
+
+    def _publish(self, job: Job, followed: Followed) -> None:
         """The confirm is pipelined: whichever comes first, an event or a nack, decides."""
         confirm = self._queue.publish(job)
         if confirm.done() and not confirm.cancelled() and confirm.exception() is None:
             return
-        confirm.add_done_callback(lambda confirm: self._confirmed(confirm.exception(), job, follower, tries))
+        confirm.add_done_callback(lambda confirm: self._confirmed(confirm.exception(), followed))
 
-    def _confirmed(self, error: BaseException | None, job: Job, follower: Follower, tries: int) -> None:
+    def _confirmed(self, error: BaseException | None, followed: Followed) -> None:
+        job = followed.job
         if error is None:
-            return
-        if isinstance(error, Unavailable) and tries < _MOST_PUBLISHES and self._clock.now() < job.deadline:
+            self._followed[job.id] = followed
+        elif isinstance(error, Unavailable) and self._clock.now() + _PUBLISH_PAUSE < job.deadline:
             # Perhaps it arrived, perhaps not: send it again, marked so that it is not run twice.
-            self._publish(replace(job, suspect=True), follower, tries + 1)
+            again = replace(job, suspect=True)
+            asyncio.get_running_loop().call_later(_PUBLISH_PAUSE, self._publish, again, followed)
         else:
-            follower.fail(error if isinstance(error, AppError) else Unavailable("The queue did not confirm the job."))
+            unconfirmed = Unavailable("The queue did not confirm the job.")
+            followed.follower.fail(error if isinstance(error, AppError) else unconfirmed)
 
     def _retries(self, envelope: Envelope, headers: Mapping[str, str], route: tuple[Leg, ...]) -> int:
         wished = _seconds(headers, "x-litellm-num-retries")

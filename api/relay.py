@@ -64,6 +64,7 @@ class _Conversation:
 
     def __init__(self, relay: Relay, followed: Followed, receive: Receive) -> None:
         self._relay = relay
+        self._followed = followed  # as long as this lives, the job is published again should the queue lose it
         self._job = followed.job
         self._follower = followed.follower
         self._receive = receive

@@ -58,7 +58,9 @@ def _add_base(headers: dict[str, str], catalog: Catalog, deployment_id: str) -> 
         return  # the worker runs another config
     base = deployment.api_base or default_base(deployment.provider)
     if base:
-        headers["x-litellm-model-api-base"] = urlsplit(base)._replace(query="", fragment="").geturl()
+        url = urlsplit(base)
+        host = url.netloc.rpartition("@")[2]  # what comes before it may be a password
+        headers["x-litellm-model-api-base"] = url._replace(netloc=host, query="", fragment="").geturl()
 
 
 def _add_outcome(headers: dict[str, str], meta: Mapping[str, Any], job: Job, now: float) -> None:
@@ -79,7 +81,7 @@ def _add_provider_headers(headers: dict[str, str], provider: Mapping[str, str]) 
         if name not in _HOP_BY_HOP and value.isascii() and value.isprintable():
             headers[f"llm_provider-{name}"] = value
     for name in _RATE_LIMITS:
-        if name in provider:
+        if f"llm_provider-{name}" in headers:
             headers[name] = provider[name]
 
 

@@ -43,6 +43,8 @@ def supervise(settings: Settings, count: int) -> int:
             if child.poll() is not None and not stopping:
                 log.error("an api process died; starting another", code=child.returncode)
                 children[index] = start()
+    for child in children:
+        child.terminate()  # again: the signal may have come while a child was being started anew
     return max(abs(child.wait()) for child in children)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -39,8 +39,7 @@ def main() -> None:
         if "distributed" in options.systems:
             isolation.start_servers([*arguments, "--stage", "measure"])
     results = uvloop.run(_measure(options, arguments))
-    written = report.write(results, options.out)
-    print(f"\n{report.markdown(results)}\nwritten: {', '.join(str(path) for path in written)}")
+    print(f"\n{report.markdown(results)}\nwritten to {options.out}")
 
 
 def _options() -> argparse.Namespace:
@@ -49,15 +48,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="interleaved runs; the results are medians (3; 1 with --quick)")
     parser.add_argument("--systems", type=_names(SYSTEMS), default=SYSTEMS, metavar="A,B", help=", ".join(SYSTEMS))
     parser.add_argument("--only", type=_names(SCENARIOS), default=SCENARIOS, metavar="A,B", help=", ".join(SCENARIOS))
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results; only a complete run replaces the committed ones"
+    )
     parser.add_argument("--profile", action="store_true", help="profile every scenario, not only missed targets")
     parser.add_argument("--stage", choices=("servers", "measure"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.runs = options.runs or (1 if options.quick else 3)
+    complete = not options.quick and options.runs >= 3 and options.systems == SYSTEMS and options.only == SCENARIOS
+    options.out = options.out or (ROOT / "benchmarks" / "results" if complete else peers.FOLDER / "results")
     return options
 
 
-def _names(known: Sequence[str]) -> "type[tuple[str, ...]]":
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(text.split(","))
         for name in names:
@@ -65,29 +68,28 @@ def _names(known: Sequence[str]) -> "type[tuple[str, ...]]":
                 raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
         return names
 
-    return parse  # type: ignore[return-value]
+    return parse
 
 
 async def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> report.Results:
+    """All runs. The files are written after each, so that an interrupted benchmark leaves what it has found."""
     started = time.time()
     bench = Bench(QUICK if options.quick else Plan())
-    runs: list[RunResults] = []
-    profiled: list[Path] = []
+    results = report.Results(
+        command=" ".join(["python -m benchmarks", *arguments]),
+        versions={name: found for name in options.systems if (found := peers.version(name))},
+    )
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         for number in range(options.runs):
             async with AsyncExitStack() as stack:
                 systems = await Stage(stack, Path(folder) / f"run{number}", number).start(options.systems)
                 await asyncio.sleep(0.5 if options.quick else _SETTLE)
-                runs.append(await _run(bench, systems, options.only, number))
+                results.runs.append(await _run(bench, systems, options.only, number))
                 if number == options.runs - 1:
-                    profiled = await _profile(bench, systems, runs, options)
-    return report.Results(
-        runs=runs,
-        versions={name: found for name in options.systems if (found := peers.version(name))},
-        seconds=time.time() - started,
-        command=" ".join(["python -m benchmarks", *arguments]),
-        profiles=profiled,
-    )
+                    results.profiles += await _profile(bench, systems, results.runs, options)
+            results.seconds = time.time() - started
+            report.write(results, options.out)
+    return results
 
 
 async def _run(bench: Bench, systems: Sequence[System], scenarios: Sequence[str], number: int) -> RunResults:
@@ -121,7 +123,7 @@ def _tell(number: int, scenario: str, results: Mapping[str, Numbers]) -> None:
 
 
 async def _profile(
-    bench: Bench, systems: Sequence[System], runs: Sequence[RunResults], options: argparse.Namespace
+    bench: Bench, systems: Sequence[System], runs: Sequence[targets.Run], options: argparse.Namespace
 ) -> list[Path]:
     """For each target that was missed, say where the time goes."""
     missed = {(goal.scenario, goal.system) for goal in targets.missed(targets.medians(runs)) if not options.quick}

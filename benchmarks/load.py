@@ -12,7 +12,7 @@ from typing import cast
 
 import httptools
 
-DRAIN = 8.0  # seconds that requests in flight get to end after a measurement
+DRAIN = 4.0  # seconds that requests in flight get to end after a measurement
 REFUSED_PAUSE = 1.0  # seconds until a client that was refused asks again
 _TOKEN_END = b'xx"'  # how the text of each of the upstream's events ends
 _NUMBERS = re.compile(rb"(\d+)x{8,}")

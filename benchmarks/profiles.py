@@ -50,7 +50,11 @@ async def _record(pid: int, seconds: int, path: Path) -> Path:
         "--format", "raw", "--output", str(raw),
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    _, stderr = await asyncio.wait_for(process.communicate(), seconds + _GRACE)
+    try:
+        _, stderr = await asyncio.wait_for(process.communicate(), seconds + _GRACE)
+    except TimeoutError:
+        process.kill()
+        _, stderr = await process.communicate()
     if raw.exists():
         path.write_text(_top(raw.read_text(), seconds))
         raw.unlink()

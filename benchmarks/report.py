@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -11,16 +12,20 @@ from pathlib import Path
 from benchmarks import targets
 from benchmarks.scenarios import CHAT_CLIENTS, LIMITED_CLIENTS, LIMITED_KEYS, RATE, STREAMS, Numbers
 
+_QUIET = 0.7  # load average above which something else must be running
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Results:
-    """Everything that a run of the benchmark has found."""
+    """Everything that the benchmark has found so far."""
 
-    runs: Sequence[Mapping[str, Mapping[str, Numbers]]]
-    versions: Mapping[str, str]
-    seconds: float
     command: str
-    profiles: Sequence[Path] = field(default_factory=tuple)
+    versions: Mapping[str, str]
+    runs: list[Mapping[str, Mapping[str, Numbers]]] = field(default_factory=list)
+    profiles: list[Path] = field(default_factory=list)
+    seconds: float = 0.0
+    load_average: float = field(default_factory=lambda: os.getloadavg()[0])
+    """Processes that wanted a core before the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +47,33 @@ COLUMNS = (
     Column("paced", "streams", "paced streams at once"),
     Column("memory", "largest", "idle memory, MiB"),
     Column("limited", "share", "limited: rate used, %", "{:.1f}"),
+    Column("limited", "first_minute", "in the first minute, %", "{:.1f}"),
     Column("limited", "refused", "refused by the upstream, %", "{:.2f}"),
 )
 
 
-def write(results: Results, folder: Path) -> list[Path]:
-    """The files that were written."""
+def write(results: Results, folder: Path) -> None:
+    """Replace what the folder holds from an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
-    table, data = folder / "results.md", folder / "results.json"
-    table.write_text(markdown(results))
+    for old in set(folder.glob("profile-*.txt")) - set(results.profiles):
+        old.unlink()
+    (folder / "results.md").write_text(markdown(results))
     content = {
         "command": results.command,
         "machine": _machine(),
         "versions": dict(results.versions),
+        "load_average": results.load_average,
         "seconds": round(results.seconds),
         "medians": targets.medians(results.runs),
         "runs": results.runs,
     }
-    data.write_text(json.dumps(_finite(content), indent=1) + "\n")
-    written = [table, data, *results.profiles]
+    (folder / "results.json").write_text(json.dumps(_finite(content), indent=1) + "\n")
     try:
         from benchmarks import plots  # the only part that needs matplotlib
     except ImportError:
-        print("no plots: matplotlib is not installed (dependency group `bench`)")
-        return written
-    return [*written, plots.draw(targets.medians(results.runs), folder / "results.svg")]
+        print("no plots: matplotlib is not installed (dependency group `bench`)", file=sys.stderr)
+    else:
+        plots.draw(targets.medians(results.runs), folder / "results.svg")
 
 
 def markdown(results: Results) -> str:
@@ -158,6 +165,11 @@ def _notes(results: Results) -> str:
         upstream, load = direct["cpu_upstream"] * 1000, direct["cpu_load"] * 1000
         own = f"The upstream answers {direct['rate']:,.0f} requests/s and takes {upstream:.0f} us of CPU for each"
         notes.insert(0, f"{own}; the load generator takes {load:.0f} us.")
+    if results.load_average > _QUIET:
+        notes.append(
+            f"**The machine was busy with something else: {results.load_average:.1f} processes wanted a core before "
+            "the start. Compare the systems by their CPU, not by their rates.**"
+        )
     if failures:
         notes.append("Requests and streams that went wrong, over all runs: " + "; ".join(sorted(failures)) + ".")
     return "## Notes\n\n" + "\n".join(f"- {note}" for note in notes)

@@ -114,6 +114,11 @@ class JobQueue(Protocol):
         `redelivered`."""
         ...
 
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        """`callback` is called whenever interactive jobs that the queue had accepted may be lost: its server was away
+        and is back. Whoever waits for such a job publishes it again, marked `suspect`."""
+        ...
+
     def record(self, outcomes: Sequence[Outcome]) -> "asyncio.Future[None]":
         """Put outcomes on the durable `headrace.outcomes` queue as one message. The future resolves when they are
         safe; only then may their job be acked."""

@@ -240,7 +240,11 @@ def _written(body: bytes) -> int:
     """Characters that the model wrote, for the estimate that stands in for a usage that the vendor did not send."""
     messages = [choice.get("message") or {} for choice in orjson.loads(body).get("choices") or ()]
     texts = [message.get(name) for message in messages for name in ("content", "reasoning_content", "refusal")]
-    texts += [(call.get("function") or {}).get("arguments") for message in messages for call in message.get("tool_calls") or ()]
+    texts += [
+        (call.get("function") or {}).get("arguments")
+        for message in messages
+        for call in message.get("tool_calls") or ()
+    ]
     return max(sum(len(text) for text in texts if isinstance(text, str)), 1)
 
 

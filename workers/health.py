@@ -30,7 +30,12 @@ class Health:
             if error.retry_after is not None:
                 return error.retry_after
             return 0.0 if lonely or self._routing.disable_cooldowns else rest
-        if not isinstance(error, errors.UpstreamError) or not error.retryable or lonely or self._routing.disable_cooldowns:
+        if (
+            not isinstance(error, errors.UpstreamError)
+            or not error.retryable
+            or lonely
+            or self._routing.disable_cooldowns
+        ):
             return 0.0
         now = self._clock.monotonic()
         count, last = self._failures.get(deployment.id, (0, now))

@@ -20,9 +20,9 @@ _RESETS = (
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds to wait, clamped to 0..3,600; None when the headers do not say, or say garbage.
 
-    Reads `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after` (seconds, a duration or an HTTP date), then the smallest
-    of the vendors' reset headers. Points in time are compared to the answer's own `date`, so that a skewed clock does no
-    harm.
+    Reads `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after` (seconds, a duration or an HTTP date), then the
+    smallest of the vendors' reset headers. Points in time are compared to the answer's own `date`, so that a skewed
+    clock does no harm.
     """
     now = _date(headers.get("date")) or now
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):

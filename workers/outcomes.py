@@ -4,10 +4,15 @@ import asyncio
 
 from broker.interfaces import JobQueue
 from shared import metrics
+from shared.errors import Unavailable
 from shared.jobs import Outcome
 
 _GATHER = 0.005  # seconds; nobody waits for it but the job's ack
 _LARGEST = 200  # outcomes in one message
+_PATIENCE = 120.0  # seconds that outcomes are kept for a queue that is away; their jobs keep their slots meanwhile
+_RETRY = 1.0  # seconds
+
+_Batch = list[tuple[Outcome, "asyncio.Future[None]"]]
 
 
 class OutcomeWriter:
@@ -16,11 +21,11 @@ class OutcomeWriter:
     def __init__(self, queue: JobQueue, *, keep: bool = True) -> None:
         self._queue = queue
         self._keep = keep
-        self._waiting: list[tuple[Outcome, asyncio.Future[None]]] = []
+        self._waiting: _Batch = []
         self._timer: asyncio.TimerHandle | None = None
 
     async def record(self, *outcomes: Outcome) -> None:
-        """Return when the queue has taken responsibility for `outcomes`. Raises `Unavailable`."""
+        """Return when the queue has taken responsibility for `outcomes`. Raises `Unavailable` after `_PATIENCE`."""
         for outcome in outcomes:
             metrics.note_attempt(outcome)
         if not self._keep:
@@ -40,12 +45,24 @@ class OutcomeWriter:
         batch, self._waiting = self._waiting, []
         if not batch:
             return
+        self._send(batch, asyncio.get_running_loop().time() + _PATIENCE)
+
+    def _send(self, batch: "_Batch", give_up: float) -> None:
         confirm = self._queue.record([outcome for outcome, _ in batch])
-        confirm.add_done_callback(lambda confirm: _settle(confirm, batch))
+        confirm.add_done_callback(lambda confirm: self._confirmed(confirm, batch, give_up))
+
+    def _confirmed(self, confirm: "asyncio.Future[None]", batch: "_Batch", give_up: float) -> None:
+        error = asyncio.CancelledError() if confirm.cancelled() else confirm.exception()
+        loop = asyncio.get_running_loop()
+        if isinstance(error, Unavailable) and loop.time() < give_up:
+            # A job that RabbitMQ forgets when it restarts does not come again to be recorded: the row is in our hands.
+            # It may be sent twice; the ledger has one row for an attempt.
+            loop.call_later(_RETRY, self._send, batch, give_up)
+            return
+        _settle(error, batch)
 
 
-def _settle(confirm: "asyncio.Future[None]", batch: list[tuple[Outcome, "asyncio.Future[None]"]]) -> None:
-    error = asyncio.CancelledError() if confirm.cancelled() else confirm.exception()
+def _settle(error: BaseException | None, batch: _Batch) -> None:
     for _, done in batch:
         if done.done():
             continue

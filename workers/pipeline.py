@@ -275,8 +275,10 @@ class Pipeline:
             self._recovery.note_moved(run.job)
 
     async def _publish(self, job: Job, delay: float = 0.0) -> None:
-        """Put the job on its lane as it travels: a claimed body stays behind, and the wait is measured anew. Should this
-        worker die before its ack, there are two of the job: both look at the log before they run."""
+        """Put the job on its lane as it travels: a claimed body stays behind, and the wait is measured anew.
+
+        Should this worker die before its ack, there are two of the job: both look at the log before they run.
+        """
         body = b"" if job.claim else job.body
         job = replace(job, body=body, published_at=self._clock.now(), suspect=True)
         try:

@@ -15,7 +15,7 @@ from workers.reports import Reports
 
 MOST_CRASHES = 3  # attempts that ended with their worker's life; after them the job is quarantined
 _NEIGHBOUR_WAIT = 1.0  # seconds until a job that a living worker still has is looked at again
-_CLAIM_TTL = 8.0  # seconds from taking a job over to its note in the log; the wait for a key in memory comes between
+_CLAIM_TTL = 15.0  # seconds from taking a job over to its note in the log: the waits for a key and a connection
 
 log = structlog.get_logger()
 

@@ -85,7 +85,9 @@ class Upstream:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
             raise UpstreamUnreachable(f"Connection error: the provider closed the connection ({_name(exc)}).") from exc
         except aiohttp.InvalidURL as exc:
-            raise UpstreamUnreachable("Connection error: the provider's address is no URL: check its api_base.") from exc
+            raise UpstreamUnreachable(
+                "Connection error: the provider's address is no URL: check its api_base."
+            ) from exc
         except aiohttp.ClientError as exc:
             raise UpstreamBroken(f"The provider's answer breaks HTTP ({_name(exc)}).") from exc
 

@@ -73,6 +73,9 @@ class MemoryQueue:
             timer.cancel()
         self._delayed.clear()
 
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        return  # what this process has accepted lives as long as the process
+
     def publish(self, job: Job, *, delay: float = 0.0) -> "asyncio.Future[None]":
         lane = self._lanes.get((job.provider, job.lane))
         if lane is None:

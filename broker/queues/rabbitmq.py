@@ -46,6 +46,8 @@ class RabbitQueue:
         self._topology = Topology(namespace, bound)
         self._meters: dict[tuple[str, Lane], LaneMeter] = {}
         self._consumers: set[RabbitConsumer] = set()
+        self._on_loss: list[Callable[[], None]] = []
+        self._was_lost = False
 
     async def __aenter__(self) -> "RabbitQueue":
         self._link = Link(self._url, opened=self._opened, lost=self._lost, stuck=self._stuck)
@@ -104,6 +106,9 @@ class RabbitQueue:
                 await consumer.leave()
             finally:
                 await consumer.link.close()
+
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        self._on_loss.append(callback)
 
     def record(self, outcomes: Sequence[Outcome]) -> "asyncio.Future[None]":
         message = frames.Message(
@@ -233,9 +238,15 @@ class RabbitQueue:
         # The exchanges come first in any case: publishing to one that does not exist would close the channel.
         providers = list(dict.fromkeys(provider for provider, _ in self._meters))
         self._observe(await self._topology.declare(channel.connection, providers))
+        if self._was_lost:
+            self._was_lost = False
+            # Interactive jobs are transient: a server that was restarted has forgotten those that it had confirmed.
+            for callback in self._on_loss:
+                callback()
         self._publisher.opened(channel)
 
     def _lost(self) -> None:
+        self._was_lost = True
         self._publisher.lost()
 
     def _stuck(self) -> bool:

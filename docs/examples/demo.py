@@ -59,7 +59,7 @@ async def stream(client: AsyncOpenAI) -> None:
     began = time.monotonic()
     first = 0.0
     async with await client.chat.completions.create(
-        model="storyteller", messages=[{"role": "user", "content": "What is a headrace?"}], stream=True
+        model="story", messages=[{"role": "user", "content": "What is a headrace?"}], stream=True
     ) as chunks:
         async for chunk in chunks:
             if chunk.choices and (text := chunk.choices[0].delta.content):
@@ -74,15 +74,18 @@ async def call_a_tool(client: AsyncOpenAI) -> None:
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Do I need a coat in Bern?"}]
     console.print("[bold]>[/] Do I need a coat in Bern?")
 
-    asked = await client.chat.completions.create(model="assistant", messages=messages, tools=[_WEATHER])
+    asked = await client.chat.completions.create(model="helper", messages=messages, tools=[_WEATHER])
     messages.append(asked.choices[0].message.to_dict())  # type: ignore[arg-type]  # what came goes back as it is
     for call in asked.choices[0].message.tool_calls or ():
         if call.type == "function":
             result = json.dumps({"celsius": 21, "sky": "clear"})
-            console.print(f"  it calls {call.function.name}({escape(call.function.arguments)}), which returns {result}")
+            console.print(
+                f"  it calls {call.function.name}({escape(call.function.arguments)}), which returns {result}",
+                soft_wrap=True,
+            )
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
 
-    answer = await client.chat.completions.create(model="assistant", messages=messages, tools=[_WEATHER])
+    answer = await client.chat.completions.create(model="helper", messages=messages, tools=[_WEATHER])
     console.print(escape(str(answer.choices[0].message.content)))
 
 

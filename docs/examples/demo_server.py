@@ -46,8 +46,8 @@ def config() -> dict[str, object]:
     limited = {"latency": 0.4, "jitter": 0.5, "tokens": 40, "rpm": KEY_RPM, "error_rate": FAILURES}
     return {
         "model_list": [
-            _model("storyteller", "storyteller", {"reply": _REPLY, "latency": 0.3, "pace": 0.04}, 2.5, 10),
-            _model("assistant", "assistant", {"reply": _WEATHER_REPLY, "tool_call": True, "latency": 0.2}, 2.5, 10),
+            _model("story", "story", {"reply": _REPLY, "latency": 0.3, "pace": 0.04}, 2.5, 10),
+            _model("helper", "helper", {"reply": _WEATHER_REPLY, "tool_call": True, "latency": 0.2}, 2.5, 10),
             *(
                 _model("worker", "lorem", limited, 0.15, 0.6, api_key=f"demo-key-{number}", rpm=KEY_RPM)
                 for number in range(1, KEYS + 1)

@@ -93,6 +93,15 @@ async def test_started_events_are_logged_and_not_delivered(api: EventLog, worker
     assert await api.replay(JOB) == [started(), chunk(1), started(attempt=2), completed(2)]
 
 
+async def test_an_attempt_is_claimed_once_until_the_claim_runs_out(api: EventLog, worker: EventLog) -> None:
+    claims = await asyncio.gather(api.claim(JOB, 1, 60), worker.claim(JOB, 1, 60), api.claim(JOB, 1, 60))
+    others = [await worker.claim(JOB, 2, 0.05), await worker.claim("other", 1, 60)]
+
+    assert sorted(claims) == [False, False, True]
+    assert others == [True, True]
+    await eventually(lambda: api.claim(JOB, 2, 60))
+
+
 async def test_followers_of_different_jobs_get_only_their_own(api: EventLog, worker: EventLog) -> None:
     one, other = api.follow("one"), api.follow("other")
 

@@ -273,3 +273,18 @@ async def test_server_that_is_not_there_is_unavailable_without_its_password(
 
     assert "hunter2" not in str(refusal.value) + repr(refusal.value.__cause__)
     await proxy.listen()
+
+
+async def test_a_lost_connection_is_told_once_it_is_back_and_jobs_published_then_arrive(
+    queue: RabbitQueue, proxy: Proxy
+) -> None:
+    told: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+    queue.on_loss(lambda: told.put_nowait(queue.publish(job("again"))))
+
+    proxy.cut()
+    async with asyncio.timeout(PATIENCE):
+        await (await told.get())
+
+    assert told.empty()
+    async with queue.consume(["p"], 1) as consumer, asyncio.timeout(PATIENCE):
+        assert (await consumer.get()).job.id == "again"

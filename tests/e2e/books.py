@@ -72,7 +72,7 @@ async def upstream_process(folder: Path, *, latency: float, pace: float = 0.0) -
 
 
 def write_config(folder: Path, upstream: UpstreamProcess, models: Sequence[str] = ("chat",)) -> Path:
-    """Each of `models` under its own name, with limits that the load does not reach, so that buckets and leases exist."""
+    """`models`, with limits that the load does not reach, so that buckets and leases exist."""
     path = folder / "config.yaml"
     entries = [{"model_name": model, "litellm_params": _params(model, upstream)} for model in models]
     path.write_text(yaml.safe_dump({"model_list": entries}))

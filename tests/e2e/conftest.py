@@ -12,7 +12,6 @@ from tests.e2e.deployment import MASTER_KEY, Headrace, Servers, deployed
 from tests.e2e.servers import real_servers
 from tests.fakes.upstream import FakeUpstream
 
-
 KEEP_ALIVE = 0.5  # seconds
 
 

@@ -87,7 +87,9 @@ class Headrace:
         self.config = config
         self.servers = servers
         self.folder = folder
-        self.environment = _environment() | servers.environment() | {"HEADRACE_MASTER_KEY": MASTER_KEY} | dict(extra or {})
+        self.environment = (
+            _environment() | servers.environment() | {"HEADRACE_MASTER_KEY": MASTER_KEY} | dict(extra or {})
+        )
         self.apis: list[Process] = []
         self.workers: list[Process] = []
         self.ports: list[int] = []
@@ -124,7 +126,13 @@ class Headrace:
 
 @contextlib.asynccontextmanager
 async def deployed(
-    config: Path, servers: Servers, folder: Path, *, apis: int = 1, workers: int = 1, extra: Mapping[str, str] | None = None
+    config: Path,
+    servers: Servers,
+    folder: Path,
+    *,
+    apis: int = 1,
+    workers: int = 1,
+    extra: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Headrace]:
     """`apis` api processes and, with real servers, `workers` worker processes, ready; ended on leaving."""
     headrace = Headrace(config, servers, folder, extra)
@@ -152,6 +160,8 @@ async def _answers(url: str, process: Process) -> None:
 def _environment() -> dict[str, str]:
     """This process's, without what would configure Headrace."""
     ours = ("HEADRACE_", "LITELLM_", "RABBITMQ_", "REDIS_", "DATABASE_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) and not name.endswith("_API_KEY")}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(ours) and not name.endswith("_API_KEY")
+    }
     root = Path(__file__).parents[2]
     return kept | {"PYTHONPATH": str(root), "NO_PROXY": "127.0.0.1"}

@@ -13,10 +13,12 @@ _POLL = 0.05
 
 async def get(headrace: Headrace, path: str, **query: str) -> Any:
     """The JSON at `path`, asked for by the operator."""
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {MASTER_KEY}"}) as session:
-        async with session.get(f"{headrace.url}{path}", params=query) as answer:
-            assert answer.status == 200, await answer.text()
-            return await answer.json()
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {MASTER_KEY}"}) as session,
+        session.get(f"{headrace.url}{path}", params=query) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
 
 
 async def ledger_rows(headrace: Headrace, job_id: str, count: int = 1) -> list[dict[str, Any]]:

@@ -51,7 +51,10 @@ class Load:
         self._next = enumerate(bodies)
         self._stopped = False
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, headers=_HEADERS) as session, asyncio.TaskGroup() as group:
+        async with (
+            aiohttp.ClientSession(connector=connector, headers=_HEADERS) as session,
+            asyncio.TaskGroup() as group,
+        ):
             for _ in range(self.concurrency):
                 group.create_task(self._client(session))
         return self.answers

@@ -63,7 +63,7 @@ async def test_a_bad_body_is_refused_by_name(headrace: Headrace, upstream: FakeU
     [
         ({}, "auth_error", "Authentication Error, No api key passed in."),
         ({"Authorization": "Bearer sk-wrong-key-000000"}, "token_not_found_in_db", "Invalid API key provided."),
-        ({"Authorization": "Bearer nonsense-key-0000"}, "auth_error", "Received=nons****0000, expected to start with 'sk-'"),
+        ({"Authorization": "Bearer nonsense-key-0000"}, "auth_error", "nons****0000, expected to start with 'sk-'"),
         ({"Authorization": MASTER_KEY}, "auth_error", "No api key passed in."),
     ],
 )  # fmt: skip
@@ -76,28 +76,37 @@ async def test_a_wrong_key_is_refused(headrace: Headrace, headers: dict[str, str
 
 @pytest.mark.parametrize("header", ["x-litellm-api-key", "API-Key", "x-api-key", "x-goog-api-key"])
 async def test_a_key_may_stand_where_other_vendors_put_it(headrace: Headrace, header: str) -> None:
-    async with aiohttp.ClientSession() as session:
-        async with session.post(f"{headrace.url}/v1/chat/completions", data=chat(), headers={header: MASTER_KEY}) as answer:
-            assert answer.status == 200
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{headrace.url}/v1/chat/completions", data=chat(), headers={header: MASTER_KEY}) as answer,
+    ):
+        assert answer.status == 200
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_read(headrace: Headrace) -> None:
     headers = AUTHORIZED | {"Content-Length": str(1 << 40)}
-    async with aiohttp.ClientSession() as session:
-        async with session.post(f"{headrace.url}/v1/chat/completions", data=b"{", headers=headers) as answer:
-            body = await answer.json()
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{headrace.url}/v1/chat/completions", data=b"{", headers=headers) as answer,
+    ):
+        body = await answer.json()
 
     assert answer.status == 413
     assert "too large" in body["error"]["message"]
 
 
 async def test_an_unknown_route_is_fastapis_404(headrace: Headrace) -> None:
-    async with aiohttp.ClientSession() as session, session.get(f"{headrace.url}/v1/nothing", headers=AUTHORIZED) as answer:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{headrace.url}/v1/nothing", headers=AUTHORIZED) as answer,
+    ):
         assert (answer.status, await answer.json()) == (404, {"detail": "Not Found"})
 
 
 async def post(headrace: Headrace, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, Any], float]:
     began = time.monotonic()
-    async with aiohttp.ClientSession() as session:
-        async with session.post(f"{headrace.url}/v1/chat/completions", data=body, headers=headers) as answer:
-            return answer.status, (await answer.json())["error"], time.monotonic() - began
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{headrace.url}/v1/chat/completions", data=body, headers=headers) as answer,
+    ):
+        return answer.status, (await answer.json())["error"], time.monotonic() - began

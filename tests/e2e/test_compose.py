@@ -19,7 +19,7 @@ from dotenv import dotenv_values
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-_PORT = "4000"
+_PORTS = ("4000", "4001")
 _HEALTHY_WITHIN = 60.0  # seconds
 _STOP_WITHIN = 30.0  # seconds; there is nothing to finish
 _VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -35,15 +35,13 @@ def variables() -> dict[str, str]:
 def services(variables: dict[str, str], rabbitmq_url: str, redis_url: str, database_url: str) -> dict[str, Any]:
     """Our services, as Compose would run them, on the private servers and a free port."""
     text = _substituted((ROOT / "docker-compose.yml").read_text(), variables)
-    port = str(free_port())
+    ports = {port: str(free_port()) for port in _PORTS}
     servers = {"@rabbitmq:": rabbitmq_url, "@redis:": redis_url, "@postgres:": database_url}
     ours = {name: each for name, each in yaml.safe_load(text)["services"].items() if "build" in each}
     for service in ours.values():
         mounted = dict(reversed(mount.removesuffix(":ro").split(":")) for mount in service["volumes"])
-        service["command"] = [_placed(word, port, mounted) for word in service["command"]]
-        service["healthcheck"]["test"] = [
-            word.replace(f":{_PORT}/", f":{port}/") for word in service["healthcheck"].get("test", [])
-        ]
+        service["command"] = [_placed(word, ports, mounted) for word in service["command"]]
+        service["healthcheck"]["test"] = [_at(word, ports) for word in service["healthcheck"]["test"]]
         for name, value in service["environment"].items():
             service["environment"][name] = next((url for host, url in servers.items() if host in value), value)
     return ours
@@ -112,7 +110,7 @@ async def _running(
 async def _healthy(test: list[str], process: asyncio.subprocess.Process, env: Mapping[str, str], log: Path) -> None:
     """Ask as Docker does, only more often."""
     deadline = time.monotonic() + _HEALTHY_WITHIN
-    while test:
+    while True:
         check = await asyncio.create_subprocess_exec(
             *test[1:], env=env, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
         )
@@ -135,10 +133,15 @@ def _substituted(text: str, variables: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, text)
 
 
-def _placed(word: str, port: str, mounted: Mapping[str, str]) -> str:
-    if word in mounted:
-        return str(ROOT / mounted[word])
-    return port if word == _PORT else word
+def _placed(word: str, ports: Mapping[str, str], mounted: Mapping[str, str]) -> str:
+    return str(ROOT / mounted[word]) if word in mounted else ports.get(word, word)
+
+
+def _at(word: str, ports: Mapping[str, str]) -> str:
+    """A health check's address, with the port that the process really has."""
+    for published, port in ports.items():
+        word = word.replace(f":{published}/", f":{port}/")
+    return word
 
 
 def _kept(variables: Mapping[str, str]) -> dict[str, str]:

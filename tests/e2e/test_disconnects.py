@@ -34,7 +34,9 @@ async def headrace(
     upstream: FakeUpstream, servers: Servers, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Headrace]:
     folder = tmp_path_factory.mktemp("headrace")
-    narrow = model("narrow", "openai/narrow", f"{upstream.url}/v1", max_parallel_requests=1, api_key="sk-narrow", **PRICES)
+    narrow = model(
+        "narrow", "openai/narrow", f"{upstream.url}/v1", max_parallel_requests=1, api_key="sk-narrow", **PRICES
+    )
     settings = {"HEADRACE_KEEPALIVE_SECONDS": "0.3"}
     async with deployed(write_config(folder, upstream, narrow), servers, folder, workers=2, extra=settings) as running:
         yield running
@@ -123,13 +125,17 @@ async def test_a_key_that_was_in_use_is_free_at_once_when_the_client_leaves(
 
 
 @asynccontextmanager
-async def chatting(headrace: Headrace, model: str, *, stream: bool, content: str = "") -> AsyncIterator[aiohttp.ClientResponse]:
+async def chatting(
+    headrace: Headrace, model: str, *, stream: bool, content: str = ""
+) -> AsyncIterator[aiohttp.ClientResponse]:
     """An answer that is being read; leaving closes the connection, whatever is still to come."""
     messages = [{"role": "user", "content": content}] if content else QUESTION
     body: dict[str, Any] = {"model": model, "messages": messages, "stream": stream}
-    async with aiohttp.ClientSession(headers=AUTHORIZED) as session:
-        async with session.post(f"{headrace.url}/v1/chat/completions", json=body) as answer:
-            yield answer
+    async with (
+        aiohttp.ClientSession(headers=AUTHORIZED) as session,
+        session.post(f"{headrace.url}/v1/chat/completions", json=body) as answer,
+    ):
+        yield answer
 
 
 async def chat(headrace: Headrace, model: str, content: str = "") -> int:

@@ -1,7 +1,7 @@
 """What providers do wrong, and what the client sees of it: the whole answer or one clean error, never half an answer.
 
-The first table is Failover Bench's; its verdicts are that benchmark's: *pass* is the ideal outcome, *safe* a clean error
-in bounded time, and everything else fails. The second table is of faults that operators of gateways have reported.
+The first table is Failover Bench's; its verdicts are that benchmark's: *pass* is the ideal outcome, *safe* a clean
+error in bounded time, and everything else fails. The second table is of faults that operators of gateways reported.
 
 All scenarios run side by side, once for each profile; each test looks at one of them.
 """
@@ -26,8 +26,8 @@ QUESTION = [{"role": "user", "content": "What is a headrace?"}]
 TIMINGS = Timings(retry_after=1, first_token=3.0, stall=5.0, silence=9.0, outage=3.0, pace=0.002)
 """Against time limits of 1.5 s without content for streams and 4 s for plain answers (`write_config`)."""
 
-_BUSY = 2.0  # seconds that a busy machine may add
-_AT_ONCE = 16  # scenarios; the clients and the fake share one process
+_BUSY = 3.0  # seconds that a busy machine may add
+_AT_ONCE = 12  # scenarios; the clients and the fake share one process
 
 
 @dataclass(frozen=True)
@@ -261,9 +261,21 @@ async def test_the_provider_is_asked_again_when_it_said_to(
     assert least <= second.at - first.ended_at < most + _BUSY
 
 
-@pytest.mark.parametrize("name", ["rescued-s06", "rescued-s06-stream", "fault-s09", "fault-s09-stream", "rescued-f07-stream"])
-async def test_an_attempt_that_timed_out_is_not_left_running(runs: dict[str, Run], name: str) -> None:
-    assert [each.hung_up_at is not None for each in runs[name].attempts] == [True]
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("rescued-s06", 4.0),
+        ("rescued-s06-stream", 1.5),
+        ("fault-s09", 4.0),
+        ("fault-s09-stream", 1.5),
+        ("rescued-f07-stream", 1.5),
+    ],
+)
+async def test_an_attempt_that_timed_out_is_hung_up_on(runs: dict[str, Run], name: str, limit: float) -> None:
+    [attempt] = runs[name].attempts
+
+    assert attempt.hung_up_at is not None
+    assert limit - 0.2 < attempt.hung_up_at - attempt.at < limit + 2.0
 
 
 @pytest.mark.parametrize("name", ["rescued-s16", "rescued-s16-stream"])
@@ -274,7 +286,9 @@ async def test_a_rescued_answer_names_the_fallbacks_model_and_its_usage(runs: di
     assert run.usage == 68
 
 
-async def test_a_flapping_primary_is_used_again_when_it_is_back(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+async def test_a_flapping_primary_is_used_again_when_it_is_back(
+    client: openai.AsyncOpenAI, upstream: FakeUpstream
+) -> None:
     """S15, with an outage of 3 s."""
     answers = []
     for _ in range(10):

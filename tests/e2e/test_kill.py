@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.e2e.books import UpstreamProcess, at_rest, balanced_books, resting_buckets, upstream_process, write_config
+from tests.e2e.books import at_rest, balanced_books, resting_buckets, upstream_process, write_config
 from tests.e2e.deployment import Headrace, Process, Servers, deployed
 from tests.e2e.load import End, Load, chats, failures, slowest, tally
 from tests.e2e.servers import real_servers
@@ -22,6 +22,7 @@ _REQUESTS = int(os.environ.get("HEADRACE_TEST_KILL_REQUESTS", "5000"))
 _CONCURRENCY = 64
 _BETWEEN_KILLS = 2.0  # seconds
 _WORKERS = 3
+_CRASHES = 3  # after which a job is quarantined
 _DEADLINE = 90  # seconds; what waits so long was lost
 
 pytestmark = pytest.mark.timeout(300)
@@ -69,7 +70,11 @@ async def test_no_request_is_lost_or_booked_twice_while_workers_are_killed(serve
     async with (
         upstream_process(tmp_path, latency=0.05, pace=0.001) as upstream,
         deployed(
-            write_config(tmp_path, upstream), servers, tmp_path, apis=2, workers=_WORKERS,
+            write_config(tmp_path, upstream),
+            servers,
+            tmp_path,
+            apis=2,
+            workers=_WORKERS,
             extra={"HEADRACE_REQUEST_TIMEOUT": str(_DEADLINE)},
         ) as headrace,
     ):
@@ -90,5 +95,29 @@ async def test_no_request_is_lost_or_booked_twice_while_workers_are_killed(serve
     assert tally(answers)[End.REFUSED] == 0, failures(answers)
     assert all(answer.detail == ANSWER for answer in answers if answer.end is End.OK)
     assert books.balanced, books
-    assert len(books.unseen) <= reaper.kills
     assert all(at_rest(bucket) for bucket in buckets), buckets
+
+
+async def test_a_job_that_kills_its_workers_is_set_aside_and_its_client_told(servers: Servers, tmp_path: Path) -> None:
+    async with (
+        upstream_process(tmp_path, latency=5.0) as upstream,
+        deployed(write_config(tmp_path, upstream, ["chat", "poison"]), servers, tmp_path) as headrace,
+    ):
+        load = Load([headrace.url], concurrency=1)
+        asking = asyncio.create_task(load.run(chats(1, model="poison", stream_every=2)))
+        for crash in range(1, _CRASHES + 1):
+            await upstream.arrived(crash, "poison")
+            headrace.workers[-1].kill()
+            await headrace.start_worker()
+
+        (answer,) = await asking
+        books = await balanced_books(upstream, servers)
+        buckets = await resting_buckets(headrace.config, servers)
+
+    print(f"\npoison: {answer.detail}; {books}")
+    assert answer.end is End.IN_BAND
+    assert f"crashed {_CRASHES} workers" in answer.detail
+    assert books.balanced, books
+    assert books.statuses == {"unknown": _CRASHES}
+    assert len(upstream.attempts("poison")) == _CRASHES
+    assert [bucket.in_flight for bucket in buckets] == [0, 0]

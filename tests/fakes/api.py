@@ -38,12 +38,16 @@ class Api:
     log: MemoryEventLog
     worker: Consumer
 
-    def chat(self, path: str = "/v1/chat/completions", headers: Mapping[str, str] | None = None, **body: Any) -> Exchange:
+    def chat(
+        self, path: str = "/v1/chat/completions", headers: Mapping[str, str] | None = None, **body: Any
+    ) -> Exchange:
         """Start a chat request; whatever is not given is fine."""
         request = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], **body}
         return client.start(self.app, "POST", path, orjson.dumps(request), {**AUTHORIZED, **(headers or {})})
 
-    async def ask(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Exchange:
+    async def ask(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Exchange:
         return await client.ask(self.app, method, path, body, AUTHORIZED if headers is None else headers)
 
     async def next_job(self) -> Job:
@@ -53,7 +57,9 @@ class Api:
         return delivery.job
 
     async def chunk(self, job: Job, seq: int, text: str) -> None:
-        await self._emit(job, Event(job.id, seq, Kind.CHUNK, f"data: {text}\n\n".encode(), SERVED if seq == 1 else None))
+        await self._emit(
+            job, Event(job.id, seq, Kind.CHUNK, f"data: {text}\n\n".encode(), SERVED if seq == 1 else None)
+        )
 
     async def completed(self, job: Job, seq: int = 1, body: bytes = b"") -> None:
         outcome = {"duration": 0.5, "cost": 1_500_000}

@@ -202,7 +202,7 @@ class World:
         await self.start(await self.deliver(job))
 
     async def run_to_the_end(self, job: Job, *, most: int = 10) -> list[Event]:
-        """Publish the job and run it and its successors until its last event. Delay levels are real: keep them short."""
+        """Publish the job and run it and its successors until its last event. Delay levels are real: keep them low."""
         await self.queue.publish(job)
         self.forget()
         for _ in range(most):
@@ -278,3 +278,16 @@ async def until(condition: Callable[[], bool]) -> None:
     """Let the event loop run until `condition` holds; the test's own time limit bounds it."""
     while not condition():
         await asyncio.sleep(0.001)
+
+
+def error_of(events: Sequence[Event]) -> str:
+    """The code of the error that ended the job."""
+    assert events[-1].kind is Kind.FAILED
+    code: str = events[-1].meta["error"]["code"]
+    return code
+
+
+def started(job: Job, worker: str, attempt: int = 1, deployment: str = "a") -> Event:
+    """The note that a worker leaves before a call."""
+    meta = {"attempt": attempt, "deployment": deployment, "worker": worker, "at": job.accepted_at, "queue_wait": 0.5}
+    return Event(job.id, 0, Kind.STARTED, meta=meta)

@@ -2,6 +2,7 @@
 
 import hmac
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 from starlette.datastructures import Headers
@@ -38,7 +39,7 @@ def test_a_key_is_found_wherever_clients_put_it(headers: dict[str, str]) -> None
 ORDER = ("x_litellm_api_key", "authorization", "api_key", "x_api_key", "x_goog_api_key", "ocp_apim_subscription_key")
 
 
-@pytest.mark.parametrize(("first", "second"), zip(ORDER, ORDER[1:], strict=False))
+@pytest.mark.parametrize(("first", "second"), [*pairwise(ORDER)])
 def test_the_first_header_in_litellms_order_decides(first: str, second: str) -> None:
     assert caller(**{first: f"Bearer {KEY}", second: "Bearer sk-other"}) == MASTER
     with pytest.raises(InvalidKey):
@@ -80,10 +81,11 @@ def test_almost_the_key_is_not_the_key(key: str) -> None:
 
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[int, int]] = []
+    constant_time = hmac.compare_digest
 
     def compare(one: str, other: str) -> bool:
         compared.append((len(one), len(other)))
-        return hmac.compare_digest(one, other)
+        return constant_time(one, other)
 
     monkeypatch.setattr(auth.hmac, "compare_digest", compare)
     with pytest.raises(InvalidKey):

@@ -48,7 +48,7 @@ def test_what_openai_takes_is_taken(fields: dict[str, Any]) -> None:
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
         ({"messages": [*HELLO, {"role": "robot", "content": "x"}]}, "messages[1].role"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"text": "no type"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"text": "no type"}]}]}, "messages[0].content"),
         ({"model": ""}, "model"),
         ({"model": None}, "model"),
         ({"model": "x" * 513}, "model"),
@@ -108,7 +108,9 @@ def test_a_wrong_value_is_repeated_in_short() -> None:
 
 @pytest.mark.parametrize("depth", [300, 900])
 def test_what_a_worker_could_not_write_again_is_refused(depth: int) -> None:
-    bomb = b'{"model": "chat", "messages": [{"role": "user", "content": "x"}], "x": ' + b"[" * depth + b"]" * depth + b"}"
+    bomb = (
+        b'{"model": "chat", "messages": [{"role": "user", "content": "x"}], "x": ' + b"[" * depth + b"]" * depth + b"}"
+    )
 
     assert blamed(bomb) == "request_body"
 

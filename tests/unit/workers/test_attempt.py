@@ -21,6 +21,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.scene import Timings
 from tests.fakes.seams import NotedLog
 from tests.fakes.upstream import ANSWER, FakeUpstream
+from tests.fakes.wire import Exchange, Server
 from workers import attempt as module
 from workers import preparation
 from workers.attempt import Attempt, Caller
@@ -213,3 +214,23 @@ async def test_a_cancelled_call_hangs_up_and_knows_that_it_was_sent(line: Line) 
     await line.upstream.ended(line.upstream.requests[0])
     assert line.upstream.requests[0].hung_up_at is not None
     assert line.attempt.dispatched
+
+
+async def test_what_comes_before_the_first_content_is_held_back(line: Line) -> None:
+    """The role alone, in a read of its own, commits nobody: the fault after it is still silent."""
+
+    async def role_then_silence(exchange: Exchange) -> None:
+        await exchange.stream_head()
+        await exchange.chunk(b'data: {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}\n\n')
+        await asyncio.sleep(30)
+
+    server = Server(role_then_silence)
+    line.upstream.port, own = await server.start(), line.upstream.port
+    try:
+        with pytest.raises(UpstreamTimeout):
+            await line.call("gpt", stream=True, stream_timeout=0.2)
+    finally:
+        await server.stop()
+        line.upstream.port = own
+
+    assert await line.events() == []

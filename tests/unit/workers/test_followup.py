@@ -1,6 +1,5 @@
 """What an attempt teaches about its key, and what no client may teach us about it."""
 
-from collections.abc import AsyncIterator
 from math import inf
 
 import pytest
@@ -10,12 +9,6 @@ from shared.catalog import Routing
 from tests.fakes.quota import Quota
 from tests.fakes.seams import World, deployment, world
 from tests.fakes.upstream import FakeUpstream
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as fake:
-        yield fake
 
 
 async def asked(it: World, id: str) -> Grant | Refusal:

@@ -15,7 +15,9 @@ A = Deployment("a", "chat", "openai", "m")
 BUSY = errors.UpstreamOverloaded("busy")
 
 
-def rests(error: AppError, *, lonely: bool = False, routing: Routing | None = None, deployment: Deployment = A) -> float:
+def rests(
+    error: AppError, *, lonely: bool = False, routing: Routing | None = None, deployment: Deployment = A
+) -> float:
     return Health(FakeClock(), routing or Routing()).failed(deployment, error, lonely=lonely)
 
 

@@ -47,7 +47,20 @@ async def test_nobody_is_told_that_its_outcome_is_safe_before_it_is() -> None:
     await recording
 
 
-async def test_a_queue_that_is_away_is_everybodys_error_and_the_next_message_goes_out() -> None:
+async def test_outcomes_are_kept_for_a_queue_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "_RETRY", 0.001)
+    queue = NotedQueue([])
+    queue.recording.fail(3)
+
+    await OutcomeWriter(queue).record(an_outcome("a"), an_outcome("b"))
+
+    assert [each.job_id for each in queue.outcomes_recorded] == ["a", "b"]
+
+
+async def test_a_queue_that_stays_away_is_everybodys_error_and_the_next_message_goes_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outcomes, "_PATIENCE", 0.0)
     queue = NotedQueue([])
     queue.recording.fail(1)
     writer = OutcomeWriter(queue)

@@ -1,12 +1,13 @@
 """What a redelivered job's log says about the attempt that went before, case by case."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
 from broker.interfaces import Candidate, Grant, Limits
 from shared.events import Event, Kind
-from shared.jobs import Job, Status
+from shared.jobs import Job, Outcome, Status
 from tests.fakes.seams import World, deployment, world
 from workers.outcomes import OutcomeWriter
 from workers.recovery import Finished, Poison, Recovery
@@ -129,3 +130,40 @@ async def test_the_tokens_that_a_crash_reserved_stay_taken(it: World) -> None:
 
     state = await it.bucket("a")
     assert (state.in_flight, state.tokens) == (0, 99_300)
+
+
+async def test_a_lease_without_a_note_is_given_back(it: World) -> None:
+    """The worker died between its grant and its note."""
+    job = it.job()
+    candidate = Candidate("a", "bucket-a", "c", Limits(1000.0, 100_000.0, 10), 700)
+    assert isinstance(await it.limiter.take(f"{job.id}/1", [candidate]), Grant)
+
+    assert await recovery(it).take_over(job) is job
+
+    assert (await it.bucket("a")).in_flight == 0
+
+
+async def test_a_lease_of_an_answered_job_is_given_back(it: World) -> None:
+    """The worker died between the answer and its settlement."""
+    job = it.job()
+    candidate = Candidate("a", "bucket-a", "c", Limits(1000.0, 100_000.0, 10), 700)
+    assert isinstance(await it.limiter.take(f"{job.id}/1", [candidate]), Grant)
+    row = Outcome(job.id, 1, 0.0, "chat.completions", "m", "m", "a", "openai", "m", Status.SUCCESS)
+    await it.log.emit(job.reply_to, [Event(job.id, 1, Kind.COMPLETED, b"{}", {"outcome": row})])
+
+    assert await recovery(it).take_over(job) == Finished()
+
+    assert (await it.bucket("a")).in_flight == 0
+    assert it.outcomes == [row]
+
+
+async def test_of_two_copies_of_a_job_one_runs_and_the_other_waits(it: World) -> None:
+    job = it.job()
+    note(it, job, 1)
+
+    first, second = await asyncio.gather(recovery(it).take_over(job), recovery(it).take_over(job))
+
+    assert sorted(type(each).__name__ for each in (first, second)) == ["Finished", "Job"]
+    ((copy, delay),) = it.queue.published
+    assert (copy.attempt, copy.suspect) == (1, True)
+    assert delay > 0

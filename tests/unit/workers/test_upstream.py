@@ -73,9 +73,8 @@ async def test_an_error_status_is_an_answer(upstream: Upstream) -> None:
     async def refuse(exchange: Exchange) -> None:
         await exchange.answer(429, b"slow down", {"Retry-After": "3"})
 
-    async with provider(refuse) as it:
-        async with upstream.send(UpstreamRequest(it.url, {}, b"{}")) as response:
-            assert (response.status, response.headers["retry-after"]) == (429, "3")
+    async with provider(refuse) as it, upstream.send(UpstreamRequest(it.url, {}, b"{}")) as response:
+        assert (response.status, response.headers["retry-after"]) == (429, "3")
 
 
 async def test_a_pooled_connection_that_died_is_replaced_at_once_and_only_once(upstream: Upstream) -> None:
