@@ -11,8 +11,7 @@ help: ## What there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: install ## Start Headrace on port 4000 with a simulated model: no servers, no keys
-	@$(BIN)/headrace serve --config config.example.yaml || { code=$$?; test $$code -ne 3 || \
-		echo "Headrace could not listen. Is its port in use? HEADRACE_PORT=4001 make run takes another." >&2; exit $$code; }
+	@$(BIN)/headrace serve --config config.example.yaml
 
 demo: install ## Watch it work, in under a minute: a stream, a tool call, a batch of 1,000 prompts, the bill
 	@$(BIN)/python docs/examples/demo.py
@@ -40,7 +39,7 @@ $(INSTALLED): pyproject.toml uv.lock
 	@deploy/debian-packages ensurepip
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen
+	@UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen --compile-bytecode
 	@touch $@
 
 debian:

@@ -1,4 +1,4 @@
-"""The `headrace` command."""
+"""The `headrace` command. Each subcommand loads what it needs and no more: a worker needs no FastAPI."""
 
 import asyncio
 import sys
@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 
-from api import check as auditing
-from api import serving, supervisor
+from api import startup, supervisor
 from api.response_headers import VERSION
 from shared import config as configuration
 from shared.catalog import Catalog
@@ -55,12 +53,14 @@ def serve(
     ] = 1,
 ) -> None:
     """Run the api. Without RABBITMQ_URL the workers run in the same process."""
+    from api import serving
+
     settings, catalog = _load(config)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=given)
-    serving.require_key_unless_loopback(settings)
+    startup.require_key_unless_loopback(settings)
     if workers > 1 and supervisor.inherited() is None:
-        serving.require_shared_seams(settings, workers)
+        startup.require_shared_seams(settings, workers)
         sys.exit(supervisor.supervise(settings, workers))
     uvloop.run(serving.serve(settings, catalog))
 
@@ -81,25 +81,31 @@ def worker(
     ] = None,
 ) -> None:
     """Run a pool of workers. Needs RABBITMQ_URL and REDIS_URL."""
+    from api import working
+
     settings, catalog = _load(config)
-    serving.require_shared_seams(settings)
+    startup.require_shared_seams(settings)
     if concurrency is not None:
         settings = settings.model_copy(update={"concurrency": concurrency})
-    providers = serving.known_providers(provider or [], catalog)
-    uvloop.run(serving.work(settings, catalog, providers, recorder=recorder, health_port=health_port))
+    providers = startup.known_providers(provider or [], catalog)
+    uvloop.run(working.work(settings, catalog, providers, recorder=recorder, health_port=health_port))
 
 
 @app.command()
 def check(config: ConfigOption = None) -> None:
     """Audit the environment before anything starts: variables, keys, config, and a connection to each server."""
+    from rich.console import Console
+
+    from api import check as auditing
+
     environ = environment()
     settings = load_settings()
     path = config or settings.config
     missing: list[Reference] = []
     loaded = configuration.load(path, environ, missing) if path else configuration.default_config(environ)
     settings = resolve(settings, loaded)
-    findings = asyncio.run(auditing.audit(settings, loaded, path, serving.pings(settings)))
-    Console(stderr=False).print(auditing.render(findings))
+    findings = asyncio.run(auditing.audit(settings, loaded, path, startup.pings(settings)))
+    Console().print(auditing.render(findings))
     sys.exit(1 if auditing.failed(findings) else 0)
 
 
@@ -115,7 +121,7 @@ def _load(path: Path | None) -> tuple[Settings, Catalog]:
     settings = resolve(settings, loaded)
     configure(settings.log_level, settings.log_format)
     catalog = build_catalog(loaded)
-    serving.warn(loaded, catalog)
+    startup.warn(loaded, catalog)
     return settings, catalog
 
 

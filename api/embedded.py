@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from broker.backends import Backends
+from shared import metrics
 from shared.catalog import Catalog
 from shared.clock import SystemClock
 from shared.errors import Unavailable
@@ -62,12 +63,12 @@ def make_worker(backends: Backends, catalog: Catalog, settings: Settings, provid
 @asynccontextmanager
 async def recording(backends: Backends) -> AsyncIterator[None]:
     """The recorder, while inside. It begins when the store's schema is there; outcomes wait in the queue until then."""
-    task = asyncio.create_task(_record(backends), name="recorder")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.TaskGroup() as group:  # a recorder that fails takes the process along: outcomes would pile up
+        task = group.create_task(_record(backends), name="recorder")
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 async def _record(backends: Backends) -> None:
@@ -80,4 +81,4 @@ async def _record(backends: Backends) -> None:
             log.warning("the ledger's database is away; outcomes wait in the queue", reason=error.message)
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT)
-    await Recorder(backends.queue, backends.store).run()
+    await Recorder(backends.queue, backends.store, on_recorded=lambda new, _: metrics.RECORDED.inc(new)).run()

@@ -73,13 +73,20 @@ def body_of(error: AppError) -> bytes:
     form = STATUS[error.code]
     message = error.message
     if form.exception and error.provider:
-        source = f"{label(error.provider)}Exception"
+        source = f"{_label(error.provider)}Exception"
         message = f"litellm.{form.exception}: {form.exception}: {source} - {message}"
     elif form.exception:
         message = f"litellm.{form.exception}: {message}"
     status = status_of(error)
     kind = "permission_error" if status == 403 else form.type
     return orjson.dumps({"error": {"message": message, "type": kind, "param": error.param, "code": str(status)}})
+
+
+def _label(provider: str) -> str:
+    try:
+        return label(provider)
+    except KeyError:
+        return provider  # of a newer worker
 
 
 def response(error: AppError, headers: Mapping[str, str] | None = None) -> Response:

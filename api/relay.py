@@ -6,6 +6,7 @@ than the keep-alive interval is opened with a comment, and errors after that are
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from api.admission import Followed
 from broker.interfaces import EventLog
 from shared.catalog import Catalog
 from shared.clock import Clock
-from shared.errors import AppError, Cancelled, DeadlineExceeded, from_wire
+from shared.errors import AppError, Cancelled, DeadlineExceeded, Unavailable, from_wire
 from shared.events import Event, Kind
 
 _UNWATCHED = 0.25  # seconds a request may run before somebody watches whether its client is still there
@@ -92,7 +93,8 @@ class _Conversation:
             await asyncio.gather(self._watch, return_exceptions=True)
         if not self._over:
             self._over = True
-            await self._relay.log.cancel(self._job.id)
+            with suppress(Unavailable):  # the job then ends at its deadline; the client shall hear of its own error
+                await self._relay.log.cancel(self._job.id)
 
     def headers(self, meta: dict[str, object]) -> dict[str, str]:
         return response_headers.of(self._job, meta, self._relay.catalog, self._relay.clock.now())

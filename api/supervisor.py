@@ -9,9 +9,11 @@ import time
 
 import structlog
 
+from shared.errors import ConfigError
 from shared.settings import Settings
 
 SOCKET_VARIABLE = "HEADRACE_LISTEN_FD"  # tells a child which inherited file descriptor to accept on
+_BACKLOG = 2048  # connections the kernel may hold before we accept them
 _SHORTEST_LIFE = 1.0  # seconds; a child that dies sooner is started again only after this time
 
 log = structlog.get_logger()
@@ -49,11 +51,19 @@ def supervise(settings: Settings, count: int) -> int:
 
 
 def bind(settings: Settings) -> socket.socket:
+    """The socket to accept on. Raises `ConfigError` when the address cannot be had."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((settings.host, settings.port))
-    listening.listen(2048)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as exc:
+        listening.close()
+        raise ConfigError(
+            f"cannot listen on {settings.host} port {settings.port}: {exc.strerror}: "
+            "choose another with --port or HEADRACE_PORT, or end what uses it"
+        ) from exc
+    listening.listen(_BACKLOG)
     return listening
 
 

@@ -26,14 +26,16 @@ class LaneStats:
     depth: int
     """Jobs waiting, those on delay levels not counted."""
     in_flight: int
-    """Jobs delivered and not settled, over all workers as far as the backend knows."""
+    """Jobs delivered and not settled, as far as the backend knows: see `local`."""
     oldest: float | None
     """Seconds that the job at the head has been waiting; None when unknown or the lane is empty."""
     drain_rate: float
-    """Jobs per second settled, a moving average as this process sees it."""
+    """Jobs per second settled, a moving average as far as the backend knows: see `local`."""
     bound: int
     consumers: int
     paused: bool = False
+    local: bool = False
+    """True when `in_flight` and `drain_rate` tell of this process only, so that `EventLog.reports` knows better."""
 
     @property
     def estimated_wait(self) -> float:
@@ -211,12 +213,18 @@ class EventLog(Protocol):
         """While inside, `callback` is called, on the event loop, as soon as somebody cancels the job."""
         ...
 
-    async def announce(self, worker: str, ttl: float) -> None:
-        """The worker is alive, for `ttl` seconds more; 0 withdraws it."""
+    async def announce(self, worker: str, ttl: float, report: bytes = b"") -> None:
+        """The worker is alive, for `ttl` seconds more; 0 withdraws it. `report` is what it says of itself, at most
+        64 KiB (`ValueError` beyond); it replaces the one before."""
         ...
 
     async def present(self, worker: str) -> bool:
         """Whether the worker's last announcement still holds."""
+        ...
+
+    async def reports(self) -> list[bytes]:
+        """The reports of all workers whose announcement holds, at most 1,000, in no order; workers that gave none are
+        left out."""
         ...
 
     async def put_body(self, job_id: str, body: bytes, ttl: float) -> None:

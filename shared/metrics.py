@@ -44,6 +44,9 @@ FIRST_TOKEN_SECONDS = Histogram(
 JOBS_RUNNING = Gauge("headrace_worker_jobs_running", "Jobs in this worker's hands", registry=REGISTRY)
 RECORDED = Counter("headrace_ledger_rows", "Rows added to the ledger", registry=REGISTRY)
 LANE_DEPTH = Gauge("headrace_queue_depth", "Jobs waiting in a lane", ["provider", "lane"], registry=REGISTRY)
+LANE_IN_FLIGHT = Gauge(
+    "headrace_queue_in_flight", "Jobs of a lane in workers' hands", ["provider", "lane"], registry=REGISTRY
+)
 LANE_DRAIN = Gauge("headrace_queue_drain_rate", "Jobs settled a second", ["provider", "lane"], registry=REGISTRY)
 
 _groups: set[str] = set()
@@ -71,10 +74,11 @@ def note_attempt(outcome: Outcome) -> None:
         series.first_token_seconds.observe(outcome.ttft)
 
 
-def note_lanes(lanes: Iterable[tuple[str, str, int, float]]) -> None:
-    """(provider, lane, depth, drain rate) of each lane, as of now."""
-    for provider, lane, depth, drain_rate in lanes:
+def note_lanes(lanes: Iterable[tuple[str, str, int, int, float]]) -> None:
+    """(provider, lane, depth, in flight, drain rate) of each lane, as of now."""
+    for provider, lane, depth, in_flight, drain_rate in lanes:
         LANE_DEPTH.labels(provider, lane).set(depth)
+        LANE_IN_FLIGHT.labels(provider, lane).set(in_flight)
         LANE_DRAIN.labels(provider, lane).set(drain_rate)
 
 

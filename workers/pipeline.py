@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
@@ -25,7 +25,8 @@ from workers.reports import Reports
 from workers.turnstile import Postponed, Turnstile
 
 _LEASE_MARGIN = 60.0  # seconds that a lease outlives its attempt's time limit
-_CROWD_PAUSE = 0.5  # seconds without new jobs of a provider while its line is long, so that other providers have room
+_CROWD_PAUSE = 0.5  # seconds without new jobs of a provider whose only line is long, so that other providers have room
+_REFUND_CHECK = 2.0  # seconds; tokens that running attempts reserved and did not use may come back at any time
 _SHORTEST_POSTPONEMENT = 1.0  # seconds; a job that waited in memory in vain should not come back at once
 _SERVER_AWAY = 1.0  # seconds until a job is tried again that one of our own servers failed
 
@@ -107,7 +108,7 @@ class Pipeline:
                 run.job = await self._with_body(run.job)
             request = preparation.parse(run.job.body)
             deployments = self._deployments(run.job)
-            answer = await self._enter(run, deployments, preparation.reservation(run.job.body, request))
+            answer = await self._enter(run, deployments, request)
         except TimeoutError:
             await self._reports.failed(run.job, _too_late(run.job))
             return
@@ -140,18 +141,23 @@ class Pipeline:
         shuffled = self._catalog.shuffle(known, self._rng)
         return sorted(shuffled, key=lambda each: each.id == job.avoid) if job.avoid else shuffled
 
-    async def _enter(self, run: "_Run", deployments: Sequence[Deployment], tokens: int) -> Grant | Postponed:
+    async def _enter(
+        self, run: "_Run", deployments: Sequence[Deployment], request: Mapping[str, Any]
+    ) -> Grant | Postponed:
+        prompt = preparation.prompt_tokens(run.job.body)
         candidates = [
             Candidate(
                 deployment=each.id,
                 bucket=each.bucket,
                 credential=each.credential,
                 limits=Limits(each.rpm, each.tpm, each.max_parallel_requests),
-                tokens=tokens,
+                tokens=prompt + preparation.most_output(request, each),
             )
             for each in deployments
         ]
         if self._turnstile.crowded(candidates):
+            if not self._alone(run.job):
+                return Postponed(_SHORTEST_POSTPONEMENT, "crowd")  # other models need this worker's slots
             await run.consumer.pause(run.job.provider, _CROWD_PAUSE)
         return await self._turnstile.enter(
             f"{run.job.id}/{run.job.attempt}",
@@ -226,9 +232,10 @@ class Pipeline:
         onward = job.leg + 1 < len(job.route)
         patience = (job.deadline - job.accepted_at) / 10 if onward else self._remaining(job)
         if postponed.seconds < patience:
+            wait = min(postponed.seconds, _REFUND_CHECK) if postponed.reason == "tokens" else postponed.seconds
             if self._alone(job):
-                await run.consumer.pause(job.provider, postponed.seconds)
-            await self._publish(job, max(postponed.seconds, _SHORTEST_POSTPONEMENT))
+                await run.consumer.pause(job.provider, wait)
+            await self._publish(job, max(wait, _SHORTEST_POSTPONEMENT))
         elif onward:
             cause = job.cause or _no_key(job, postponed).to_wire()
             await self._publish(replace(job, leg=job.leg + 1, retries=0, avoid="", cause=cause))
@@ -267,7 +274,18 @@ class Pipeline:
             if run.attempt is None or not run.attempt.committed:
                 # What failed may have been done all the same: the next worker looks at the log before it runs the job.
                 await self._pass_on(run, replace(run.successor(), suspect=True), _SERVER_AWAY)
+            else:
+                await self._end_stream(run.attempt, error)
         await run.delivery.ack()
+
+    async def _end_stream(self, attempt: Attempt, error: AppError) -> None:
+        """Tell the client of a stream that broke off, as soon as the log is back and while anybody may be waiting."""
+        while self._remaining(attempt.job) > 0:
+            try:
+                await self._reports.failed(attempt.job, error, attempt)
+                return
+            except errors.Unavailable:
+                await asyncio.sleep(_SERVER_AWAY)
 
     async def _pass_on(self, run: "_Run", successor: Job, delay: float = 0.0) -> None:
         await self._publish(successor, delay)

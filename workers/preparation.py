@@ -92,8 +92,10 @@ def output_tokens(characters: int) -> int:
     return -(-characters // _CHARACTERS_PER_TOKEN)
 
 
-def reservation(body: bytes, request: Mapping[str, Any]) -> int:
-    """Tokens to reserve: the estimated input plus the most that the request lets the model write."""
+def most_output(request: Mapping[str, Any], deployment: Deployment) -> int:
+    """The most tokens that the request, or else the deployment, lets the model write."""
+    if deployment.params:
+        request = {**deployment.params, **request}
     limit = request.get("max_completion_tokens") or request.get("max_tokens") or _DEFAULT_OUTPUT_RESERVE
     choices = request.get("n") or 1
-    return prompt_tokens(body) + int(limit) * int(choices)
+    return int(limit) * int(choices)

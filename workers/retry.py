@@ -69,6 +69,8 @@ def _after_rate_limit(
         return Retry(0.0 if alternatives else hint, counted=False)
     if job.retries >= job.max_retries or (not last_leg and hint is not None and hint > _PATIENCE):
         return onward
+    if hint is None and not alternatives and not last_leg:
+        return onward  # the key cools down for longer than a backoff, and somebody else can answer now
     if alternatives:
         return Retry(0.0)
     return _retry_within(_backoff(job.retries, hint, jitter), remaining, onward)

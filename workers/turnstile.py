@@ -13,7 +13,9 @@ from broker.interfaces import Candidate, Grant, Limiter, Refusal
 from shared.errors import Unavailable
 
 SHORT_WAIT = 5.0  # seconds that a job may wait in memory; longer waits go through a delay level of the queue
-_PARALLEL_POLL = 0.05  # seconds; a slot may come free on another worker, which does not tell us
+_POLLS = {"parallel": 0.05, "tokens": 0.25}
+"""Seconds between two looks, by reason: a slot, or tokens that were reserved and not used, may come back on another
+worker at any time, and nobody tells us."""
 _SHORTEST_WAIT = 0.001  # seconds
 _CROWD = 32  # jobs in one line
 
@@ -110,4 +112,4 @@ def _wait(refusal: Refusal) -> float:
     if refusal.wait == inf:
         return inf
     wait = max(refusal.wait, _SHORTEST_WAIT)
-    return min(wait, _PARALLEL_POLL) if refusal.reason == "parallel" else wait
+    return min(wait, _POLLS.get(refusal.reason, wait))

@@ -17,8 +17,9 @@ from shared.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from workers import simulated
 from workers.providers.base import UpstreamRequest
 
-CONNECT_TIMEOUT = 10.0  # seconds for name, TCP and TLS together
+CONNECT_TIMEOUT = 5.0  # seconds for name, TCP and TLS together
 KEEPALIVE_TIMEOUT = 15.0  # seconds; large providers were measured to close idle connections after 15 s
+_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy"})  # what aiohttp reads
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 
@@ -115,7 +116,7 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         headers={"User-Agent": "headrace"},
         max_field_size=MAX_HEADER_BYTES,
         # Looking for proxies costs time on every request, so it happens only where one is configured.
-        trust_env=any(name.lower().endswith("_proxy") for name in os.environ),
+        trust_env=any(name.lower() in _PROXIES for name in os.environ),
         trace_configs=[trace],
     )
 

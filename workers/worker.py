@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -9,7 +10,9 @@ from broker.interfaces import Consumer, Delivery
 from shared import metrics
 from shared.errors import AppError
 from shared.ids import uuid7
+from shared.jobs import Job
 from workers.attempt import Caller
+from workers.census import Census
 from workers.outcomes import OutcomeWriter
 from workers.pipeline import Pipeline, Seams
 from workers.reports import Reports
@@ -33,6 +36,7 @@ class Worker:
         self._grace = grace
         self._keep_ledger = keep_ledger
         self._running: set[asyncio.Task[None]] = set()
+        self._census = Census(seams.clock)
         self.id = uuid7()
 
     @property
@@ -50,7 +54,7 @@ class Worker:
                 seams.queue.consume(self._providers, self._concurrency) as consumer,
                 asyncio.TaskGroup() as group,
             ):
-                await seams.log.announce(self.id, _BEAT_TTL)
+                await self._announce()
                 beating = group.create_task(self._beat())
                 taking = group.create_task(self._take(consumer, pipeline))
                 await stopping.wait()
@@ -66,11 +70,13 @@ class Worker:
             # The set owns the task until it ends; `_drain` awaits what is left.
             task = asyncio.create_task(self._run(delivery, consumer, pipeline))
             self._running.add(task)
-            task.add_done_callback(self._ended)
+            self._census.taken(delivery.job)
+            task.add_done_callback(partial(self._ended, delivery.job))
             metrics.JOBS_RUNNING.set(len(self._running))
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, job: Job, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
+        self._census.ended(job)
         metrics.JOBS_RUNNING.set(len(self._running))
 
     async def _run(self, delivery: Delivery, consumer: Consumer, pipeline: Pipeline) -> None:
@@ -102,6 +108,9 @@ class Worker:
         while True:
             await asyncio.sleep(_BEAT)
             try:
-                await self._seams.log.announce(self.id, _BEAT_TTL)
+                await self._announce()
             except AppError as error:
                 log.warning("heartbeat missed", reason=error.message)
+
+    async def _announce(self) -> None:
+        await self._seams.log.announce(self.id, _BEAT_TTL, self._census.report())

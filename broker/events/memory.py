@@ -9,6 +9,7 @@ from typing import Self
 from broker.events.cancellations import Cancellations
 from broker.events.follower import LogFollower, Page
 from broker.events.followers import Followers
+from broker.events.presence import MAX_REPORTS, checked
 from shared.errors import Unavailable
 from shared.events import Event, Kind
 from shared.ids import uuid7
@@ -52,7 +53,7 @@ class MemoryEventLog:
         self._followers = Followers(self._read)
         self._cancelled = Cancellations()
         self._claims: dict[tuple[str, int], float] = {}  # (job id, attempt) -> until; of the last few seconds
-        self._workers: dict[str, float] = {}  # id -> until; as many as this process has had
+        self._workers: dict[str, tuple[float, bytes]] = {}  # id -> (until, report); as many as this process has had
         self._channel = uuid7()
 
     async def __aenter__(self) -> Self:
@@ -110,14 +111,19 @@ class MemoryEventLog:
     def on_cancel(self, job_id: str, callback: Callable[[], None]) -> AbstractContextManager[None]:
         return self._cancelled.watch(job_id, callback)
 
-    async def announce(self, worker: str, ttl: float) -> None:
+    async def announce(self, worker: str, ttl: float, report: bytes = b"") -> None:
         if ttl > 0:
-            self._workers[worker] = self._now() + ttl
+            self._workers[worker] = (self._now() + ttl, bytes(checked(report)))
         else:
             self._workers.pop(worker, None)
 
     async def present(self, worker: str) -> bool:
-        return self._workers.get(worker, 0.0) > self._now()
+        until, _ = self._workers.get(worker, (0.0, b""))
+        return until > self._now()
+
+    async def reports(self) -> list[bytes]:
+        now = self._now()
+        return [report for until, report in self._workers.values() if report and until > now][:MAX_REPORTS]
 
     async def put_body(self, job_id: str, body: bytes, ttl: float) -> None:
         now = self._now()

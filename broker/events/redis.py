@@ -1,8 +1,9 @@
 """The event log on Redis: the log (a stream for each job) is the truth, pub/sub is the doorbell.
 
 Keys, under the namespace: `job:{id}` the log, `claim:{id}:<attempt>`, `cancel:{id}`, `body:{id}` the claim check,
-`worker:{id}` its life sign; channels: `reply:<process>` and `cancel`. The braces are a hash tag: in a cluster, all keys
-of a job live on one shard.
+`worker:{id}` its life sign and report, `workers` the ids of those that announced themselves (a sorted set by the end of
+the announcement, in milliseconds since the epoch); channels: `reply:<process>` and `cancel`. The braces are a hash tag:
+in a cluster, all keys of a job live on one shard.
 
 A doorbell carries the events themselves, each after its length, so the usual path never reads the log.
 """
@@ -17,6 +18,7 @@ from typing import Any, Self
 from broker.events.cancellations import CANCEL_TTL, Cancellations
 from broker.events.follower import LogFollower, Page
 from broker.events.followers import Followers
+from broker.events.presence import MAX_REPORTS, checked
 from broker.redis_pipe import Command, Pipe
 from broker.redis_subscription import Subscription
 from shared.errors import Unavailable
@@ -29,6 +31,7 @@ _REPLAY_PAGE = 1000
 _BODY_TIMEOUT = 10.0  # seconds; a body can be tens of megabytes
 _CLOCK_SKEW = 2.0  # seconds that `since`, taken on another machine, may be ahead of our clock
 _MAX_FRESH = 20_000  # jobs whose last EXPIRE is remembered
+_FORGET_MS = 300_000  # that an id outlasts its announcement: one worker's fast clock must not drop the others
 _LENGTH = struct.Struct("!I")
 
 
@@ -122,15 +125,28 @@ class RedisEventLog:
     def on_cancel(self, job_id: str, callback: Callable[[], None]) -> AbstractContextManager[None]:
         return self._cancelled.watch(job_id, callback)
 
-    async def announce(self, worker: str, ttl: float) -> None:
-        key = self._key("worker", worker)
-        if ttl > 0:
-            await self._pipe.call("SET", key, b"1", "PX", max(1, int(ttl * 1000)))
-        else:
-            await self._pipe.call("DEL", key)
+    async def announce(self, worker: str, ttl: float, report: bytes = b"") -> None:
+        key, workers = self._key("worker", worker), f"{self._namespace}:workers"
+        if ttl <= 0:
+            await self._pipe.submit(("DEL", key), ("ZREM", workers, worker))
+            return
+        now_ms, ttl_ms = int(time.time() * 1000), max(1, int(ttl * 1000))
+        await self._pipe.submit(
+            ("SET", key, checked(report), "PX", ttl_ms),
+            ("ZADD", workers, now_ms + ttl_ms, worker),
+            ("ZREMRANGEBYSCORE", workers, "-inf", now_ms - _FORGET_MS),
+        )
 
     async def present(self, worker: str) -> bool:
         return bool(await self._pipe.call("EXISTS", self._key("worker", worker)))
+
+    async def reports(self) -> list[bytes]:
+        # The keys tell who is present, by the server's clock; the scores, by the workers' clocks, only whom to ask.
+        workers = await self._pipe.call("ZRANGE", f"{self._namespace}:workers", 0, MAX_REPORTS - 1, "REV")
+        if not workers:
+            return []
+        commands: list[Command] = [("GET", self._key("worker", worker.decode())) for worker in workers]
+        return [report for report in await self._pipe.submit(*commands) if report]
 
     async def put_body(self, job_id: str, body: bytes, ttl: float) -> None:
         await self._body_pipe.call("SET", self._key("body", job_id), body, "PX", max(1, int(ttl * 1000)))

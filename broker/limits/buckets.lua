@@ -5,7 +5,8 @@
 -- Numbers are kept with 17 digits, so that nothing is lost between a double and its text.
 
 local PACE = 0.99
-local BURST_REQUESTS = 0.1
+local BURST_REQUESTS = 1 - PACE
+local SMALL_BURST, SMALL_BURST_SHARE = 5, 0.1
 local LEARNED_TTL = 3600
 local PARALLEL_RETRY = 0.25
 local SLACK = 2e-6
@@ -36,7 +37,9 @@ local function load(key)
   return bucket
 end
 
-local function request_capacity(rpm) return math.max(1, rpm * BURST_REQUESTS) end
+local function request_capacity(rpm)
+  return math.max(1, math.min(SMALL_BURST, rpm * SMALL_BURST_SHARE), rpm * BURST_REQUESTS)
+end
 local function rate(per_minute) return PACE * per_minute / 60 end
 
 local function level(balance, capacity, per_minute, elapsed)

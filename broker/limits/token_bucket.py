@@ -2,8 +2,10 @@
 
 `buckets.lua` is the same algorithm on Redis, operation by operation, so that both give equal answers to the last bit.
 
-A bucket fills at PACE of its limit. For requests it holds six seconds' worth: vendors count over short windows too, so
-a whole minute's burst would be refused. For tokens it holds the whole minute's limit, so that one large request fits.
+A bucket fills at PACE of its limit. For requests it holds the share that PACE leaves over, so that the burst and a
+minute's refill together stay within the limit however the vendor counts; under a slow limit it holds a few more, up to
+five, because an agent's parallel calls come together. For tokens it holds the whole minute's limit, so that one large
+request fits.
 An empty server therefore forgets little: after a restart at most one burst goes out that should have waited.
 """
 
@@ -16,7 +18,9 @@ from broker.interfaces import BucketState, Candidate, Limits
 
 PACE = 0.99
 """Share of the limit that is handed out: 1 % under it, clock jitter never tips the provider's own window over."""
-BURST_REQUESTS = 0.1  # of a minute's requests
+BURST_REQUESTS = 1 - PACE  # of a minute's requests
+SMALL_BURST, SMALL_BURST_SHARE = 5.0, 0.1
+"""Requests that may go at once under any limit, and the most of a minute's requests that this may be."""
 LEARNED_TTL = 3600.0
 """Seconds that a limit learnt from a provider's headers is believed without being seen again."""
 PARALLEL_RETRY = 0.25
@@ -149,7 +153,7 @@ class Wait(NamedTuple):
 
 
 def request_capacity(rpm: float | None) -> float:
-    return 0.0 if rpm is None else max(1.0, rpm * BURST_REQUESTS)
+    return 0.0 if rpm is None else max(1.0, min(SMALL_BURST, rpm * SMALL_BURST_SHARE), rpm * BURST_REQUESTS)
 
 
 def token_capacity(tpm: float | None) -> float:

@@ -306,9 +306,7 @@ class MemoryOutcomes:
 class _OutcomeReader:
     """The recorder's side of the outcomes queue."""
 
-    def __init__(
-        self, recorded: deque[bytes], arrived: asyncio.Event, prefetch: int, note: Callable[[], None]
-    ) -> None:
+    def __init__(self, recorded: deque[bytes], arrived: asyncio.Event, prefetch: int, note: Callable[[], None]) -> None:
         self._recorded = recorded
         self._note = note
         self._arrived = arrived

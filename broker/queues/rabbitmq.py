@@ -229,6 +229,7 @@ class RabbitQueue:
             bound=self._topology.bound,
             consumers=declared.consumer_count or 0,
             paused=any(consumer.intake.paused(provider) for consumer in self._consumers),
+            local=True,
         )
 
     # What the link tells.

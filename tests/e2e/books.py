@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -15,15 +16,15 @@ import yaml
 
 from broker.interfaces import BucketState
 from broker.limits import redis as redis_limits
+from broker.limits import token_bucket
 from shared import config as configuration
 from shared.catalog import Deployment
 from shared.catalog_builder import build_catalog
 from tests.e2e.deployment import Servers
 
-RPM = 60_000.0
+RPM = 600_000.0
 TPM = 60_000_000.0
 """Limits that count everything and hold back nothing."""
-REQUEST_CAPACITY = RPM * 0.1  # a bucket holds a tenth of a minute's requests (broker/limits/token_bucket.py)
 _POLL = 0.2  # seconds between two looks at something that settles by itself
 
 Attempt = tuple[str, int]
@@ -167,7 +168,15 @@ async def resting_buckets(config: Path, servers: Servers, *, timeout: float = 30
 
 def at_rest(state: BucketState) -> bool:
     """Nobody holds a slot, and both balances are what they were before the first request."""
-    return state.in_flight == 0 and state.requests in (None, REQUEST_CAPACITY) and state.tokens in (None, TPM)
+    return (
+        state.in_flight == 0
+        and _full(state.requests, token_bucket.request_capacity(RPM))
+        and _full(state.tokens, token_bucket.token_capacity(TPM))
+    )
+
+
+def _full(balance: float | None, capacity: float) -> bool:
+    return balance is None or math.isclose(balance, capacity)
 
 
 def _deployments(config: Path) -> list[Deployment]:

@@ -86,7 +86,7 @@ class Load:
 
 
 def tally(answers: Sequence[Answer]) -> dict[str, int]:
-    """How many requests ended in each way, and how many answers came for one request over the first."""
+    """How many requests ended in each way."""
     counts = Counter(answer.end for answer in answers)
     return {end.value: counts[end] for end in End}
 

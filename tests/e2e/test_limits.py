@@ -72,13 +72,13 @@ async def test_a_burst_over_the_limit_waits_and_the_provider_refuses_none(
     headrace: Headrace, upstream: FakeUpstream
 ) -> None:
     """300 a minute: 30 at once and then one every 0.2 s. The provider counts what comes in any 2 s."""
-    quota = upstream.quotas["sk-brisk"] = Quota(40, period=2.0, kind="sliding")
+    quota = upstream.quotas["sk-brisk"] = Quota(45, period=2.0, kind="sliding")
 
     answers = await asyncio.gather(*(chat(headrace, "brisk") for _ in range(50)))
 
     assert [answer.status for answer in answers] == [200] * 50
     assert (quota.allowed, quota.refused) == (50, 0)
-    assert max(answer.seconds for answer in answers) == pytest.approx(20 / 4.95, abs=BUSY)
+    assert 3.5 < max(answer.seconds for answer in answers) < 4.0 + 3 * BUSY
 
 
 async def test_a_stream_hears_that_it_is_waiting(headrace: Headrace, upstream: FakeUpstream) -> None:
@@ -176,13 +176,13 @@ async def test_a_full_lane_is_refused_with_a_wait_and_loses_nothing(
     servers: Servers, upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """One job at a time in one worker, and four places in the lane."""
-    upstream.latency = 0.5
+    upstream.latency = 0.75
     folder = tmp_path_factory.mktemp("full")
     apart = replace(servers, namespace=f"{servers.namespace}full")
     settings = {"HEADRACE_QUEUE_BOUND": "4", "HEADRACE_CONCURRENCY": "1"}
     async with deployed(write_config(folder, upstream), apart, folder, extra=settings) as tight:
         asking = [asyncio.create_task(chat(tight, "gpt")) for _ in range(16)]
-        lane = await waiting_lane(tight)
+        lane = await busy_lane(tight)
         answers = await asyncio.gather(*asking)
 
     refused = [answer for answer in answers if answer.status != 200]
@@ -195,6 +195,7 @@ async def test_a_full_lane_is_refused_with_a_wait_and_loses_nothing(
     assert lane["bound"] == 4
     assert 0 < lane["depth"] <= 4
     assert lane["consumers"] == 1
+    assert lane["in_flight"] == 1
 
 
 async def chat(
@@ -211,13 +212,13 @@ async def chat(
         return Answer(answer.status, names, text, time.monotonic() - began)
 
 
-async def waiting_lane(headrace: Headrace) -> dict[str, Any]:
-    """OpenAI's lane as soon as a job waits in it."""
+async def busy_lane(headrace: Headrace) -> dict[str, Any]:
+    """OpenAI's lane as soon as a job waits in it while another is in flight; workers report that once a second."""
     async with asyncio.timeout(10):
         while True:
             lanes = (await get(headrace, "/v1/queues"))["data"]
             for lane in lanes:
-                if lane["id"] == "openai.interactive" and lane["depth"] > 0:
+                if lane["id"] == "openai.interactive" and lane["depth"] > 0 and lane["in_flight"] > 0:
                     return dict(lane)
             await asyncio.sleep(0.05)
 

@@ -23,9 +23,14 @@ def attempt(limits: Limits, tokens: int = 0) -> Candidate:
     return Candidate("deployment", "bucket", "key", limits, tokens)
 
 
-@pytest.mark.parametrize(("rpm", "capacity"), [(600, 60), (60, 6), (10, 1), (3, 1), (None, 0)])
-def test_six_seconds_of_requests_fit_and_always_one(rpm: float | None, capacity: float) -> None:
-    assert request_capacity(rpm) == capacity
+@pytest.mark.parametrize(("rpm", "capacity"), [(6000, 60), (600, 6), (60, 5), (30, 3), (3, 1), (None, 0)])
+def test_a_hundredth_of_the_requests_fits_or_a_few(rpm: float | None, capacity: float) -> None:
+    assert request_capacity(rpm) == pytest.approx(capacity)
+
+
+@pytest.mark.parametrize("rpm", [500, 600, 10_000])
+def test_a_full_bucket_and_a_minutes_refill_stay_within_the_limit(rpm: float) -> None:
+    assert request_capacity(rpm) + PACE * rpm <= rpm + 1e-6
 
 
 @pytest.mark.parametrize(("tpm", "capacity"), [(30_000, 30_000), (None, 0)])

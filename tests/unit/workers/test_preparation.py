@@ -1,5 +1,6 @@
 """From a job to an adapter's call: whose parameters win, what never leaves, and how much is reserved."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -9,6 +10,8 @@ from shared.catalog import Deployment
 from shared.errors import InvalidRequest
 from shared.jobs import Job, Leg
 from workers import preparation
+
+DEPLOYMENT = Deployment("d", "chat", "openai", "gpt")
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
@@ -89,7 +92,14 @@ def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     ],
 )
 def test_the_reservation_holds_the_most_that_may_be_written(request_: dict[str, Any], tokens: int) -> None:
-    assert preparation.reservation(b"x" * 400, request_) == 100 + tokens
+    assert preparation.most_output(request_, DEPLOYMENT) == tokens
+
+
+def test_a_deployments_own_maximum_holds_unless_the_request_sets_one() -> None:
+    deployment = replace(DEPLOYMENT, params={"max_tokens": 50})
+
+    assert preparation.most_output({}, deployment) == 50
+    assert preparation.most_output({"max_tokens": 7}, deployment) == 7
 
 
 def test_an_inlined_image_counts_as_an_image_and_not_as_its_text() -> None:

@@ -18,6 +18,7 @@ from shared.errors import Unavailable
 from shared.events import Kind
 from shared.ids import uuid7
 from shared.jobs import Job, Lane
+from shared.lane_reports import LaneReport, total
 from tests.fakes.seams import deployment, leg, until
 from tests.fakes.upstream import FakeUpstream
 from workers import worker as module
@@ -129,12 +130,12 @@ async def test_a_missed_heartbeat_does_not_end_the_worker(monkeypatch: pytest.Mo
         beats = 0
         announce = it.log.announce
 
-        async def flaky(worker: str, ttl: float) -> None:
+        async def flaky(worker: str, ttl: float, report: bytes = b"") -> None:
             nonlocal beats
             beats += 1
             if beats == 1:
                 raise Unavailable("the log is away")
-            await announce(worker, ttl)
+            await announce(worker, ttl, report)
 
         it.log.announce = flaky  # type: ignore[method-assign]  # the server is away for one beat
         with capture_logs() as logs:
@@ -142,6 +143,29 @@ async def test_a_missed_heartbeat_does_not_end_the_worker(monkeypatch: pytest.Mo
 
         assert [entry["event"] for entry in logs if "missed" in entry["event"]] == ["heartbeat missed"]
         assert not it.running.done()
+
+
+async def test_a_heartbeat_reports_the_jobs_in_flight_and_then_that_they_have_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_BEAT", 0.01)
+    async with pool() as it:
+
+        async def reported(in_flight: int) -> LaneReport:
+            while True:
+                lane = total(await it.log.reports()).get("openai.interactive")
+                if lane is not None and lane.in_flight == in_flight:
+                    return lane
+                await asyncio.sleep(0.005)
+
+        it.upstream.latency = 0.2
+        await it.submit(3)
+        busy = await reported(3)
+        idle = await reported(0)
+
+        assert (busy.drain_rate, idle.drain_rate > 0) == (0.0, True)
+        await it.stop()
+        assert await it.log.reports() == []
 
 
 async def test_a_drain_lets_running_jobs_finish_and_takes_no_more() -> None:

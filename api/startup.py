@@ -1,0 +1,138 @@
+"""Before a process serves or works: what its settings must allow, its servers, its signals, its memory."""
+
+import asyncio
+import ctypes
+import gc
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
+from ipaddress import ip_address
+from typing import Protocol
+
+import structlog
+
+from broker import backends as seams
+from broker.backends import Backends, open_backends
+from shared.catalog import Catalog
+from shared.config import Config
+from shared.errors import ConfigError, Unavailable
+from shared.settings import Settings
+
+_FIRST_WAIT = 0.5  # seconds between attempts to reach the servers at start-up, doubled up to the longest
+_LONGEST_WAIT = 5.0
+
+log = structlog.get_logger()
+
+
+class _Pingable(Protocol):
+    async def ping(self) -> None: ...
+
+
+def require_key_unless_loopback(settings: Settings) -> None:
+    """Raises `ConfigError`: an open broker on a public address gives the provider keys away."""
+    if settings.master_key is None and not _loopback(settings.host):
+        raise ConfigError(
+            f"refusing to listen on {settings.host} without a master key: anybody could spend your provider keys. "
+            "Set HEADRACE_MASTER_KEY (or general_settings.master_key), or listen on 127.0.0.1"
+        )
+
+
+def require_shared_seams(settings: Settings, workers: int = 1) -> None:
+    """Raises `ConfigError` when processes could not see each other's queue and limits."""
+    unset = [
+        name
+        for name, value in (("RABBITMQ_URL", settings.rabbitmq_url), ("REDIS_URL", settings.redis_url))
+        if value is None
+    ]
+    if unset:
+        what = f"--workers {workers} needs" if workers > 1 else "a worker process needs"
+        raise ConfigError(
+            f"{what} {' and '.join(unset)}: memory is not shared between processes. Set it, or run one process"
+        )
+
+
+def known_providers(asked: Sequence[str], catalog: Catalog) -> list[str]:
+    """The providers that a worker should serve. Raises `ConfigError` for one that the config does not use."""
+    known = catalog.providers()
+    for name in asked:
+        if name not in known:
+            raise ConfigError(
+                f"--provider {name}: the config has no deployment of it: expected one of {', '.join(known)}"
+            )
+    return list(asked) or known
+
+
+def warn(config: Config, catalog: Catalog) -> None:
+    """Say once what the config asks for in vain."""
+    for path in config.unknown:
+        log.warning("unknown config key; `headrace check` lists them all", key=path)
+    for warning in catalog.warnings:
+        log.warning(warning)
+
+
+def pings(settings: Settings) -> Mapping[str, Callable[[], Awaitable[None]]]:
+    """For `headrace check`: a call for each server, which connects, asks and disconnects."""
+
+    # Made here and not in the calls: the drivers' imports would count against the time that a server has.
+    servers: dict[str, AbstractAsyncContextManager[_Pingable]] = {
+        "queue": seams.queue(settings),
+        "events": seams.events(settings),
+        "limits": seams.limits(settings),
+        "store": seams.store(settings),
+    }
+    return {name: partial(_ping, server) for name, server in servers.items()}
+
+
+async def _ping(server: AbstractAsyncContextManager[_Pingable]) -> None:
+    async with server as it:
+        await it.ping()
+
+
+@asynccontextmanager
+async def reachable(settings: Settings) -> AsyncIterator[Backends]:
+    """The backends, as soon as all servers answer: containers start in any order."""
+    wait = _FIRST_WAIT
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                backends = await stack.enter_async_context(open_backends(settings))
+                break
+            except Unavailable as error:
+                log.warning("waiting for a server", reason=error.message, seconds=wait)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, _LONGEST_WAIT)
+        yield backends
+
+
+@contextmanager
+def signals(handler: Callable[[int], None]) -> Iterator[None]:
+    """`handler` gets SIGINT and SIGTERM, by number, while inside."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, handler, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def settle_memory() -> None:
+    """What exists after start-up lives for ever: full collections need not look at it again and again, and what the
+    imports left unused goes back to the operating system."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,98 @@
+"""A worker process, and the page that says how it is."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+
+import structlog
+import uvicorn
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api import embedded, startup
+from broker.backends import Backends
+from shared import metrics
+from shared.catalog import Catalog
+from shared.errors import Unavailable
+from shared.settings import Settings
+
+log = structlog.get_logger()
+
+
+async def work(
+    settings: Settings, catalog: Catalog, providers: list[str], *, recorder: bool, health_port: int | None
+) -> None:
+    """Run a worker until SIGTERM or SIGINT; jobs in flight get the grace period, the rest is handed back."""
+    stopping = asyncio.Event()
+    with startup.signals(lambda _: stopping.set()):
+        async with startup.reachable(settings) as backends:
+            await backends.queue.declare(providers)
+            worker = embedded.make_worker(backends, catalog, settings, providers)
+            async with (
+                embedded.recording(backends) if recorder else nullcontext(),
+                _health_page(backends, health_port),
+            ):
+                startup.settle_memory()
+                log.info("worker ready", providers=providers, concurrency=settings.concurrency, id=worker.id)
+                await worker.run(stopping)
+    log.info("worker stopped")
+
+
+@asynccontextmanager
+async def _health_page(backends: Backends, port: int | None) -> AsyncIterator[None]:
+    """The page on `port` of 127.0.0.1, while inside."""
+    if port is None:
+        yield
+        return
+    server = _Server(
+        uvicorn.Config(
+            page(backends),
+            host="127.0.0.1",
+            port=port,
+            loop="none",
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+        )
+    )
+    task = asyncio.create_task(server.serve(), name="health page")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def page(backends: Backends) -> ASGIApp:
+    """/health/liveliness, /health/readiness and /metrics. Three paths do not need a framework in a worker's memory."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response
+        match scope["path"]:
+            case "/health/liveliness" | "/health/liveness":
+                response = JSONResponse("I'm alive!")
+            case "/health/readiness":
+                response = await _readiness(backends)
+            case "/metrics":
+                response = Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+            case _:
+                response = JSONResponse({"detail": "Not Found"}, 404)
+        await response(scope, receive, send)
+
+    return app
+
+
+async def _readiness(backends: Backends) -> Response:
+    try:
+        await asyncio.gather(backends.queue.ping(), backends.log.ping(), backends.limiter.ping())
+    except Unavailable as error:
+        return JSONResponse({"status": "unhealthy", "reason": error.message}, 503)
+    return JSONResponse({"status": "healthy"})
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own signal handling: the worker drains first."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
