@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from broker.backends import Backends
+from broker.store import apart
 from shared import metrics
 from shared.catalog import Catalog
 from shared.clock import SystemClock
@@ -30,7 +31,7 @@ async def workforce(
 ) -> AsyncIterator[None]:
     """A worker and a recorder, while inside. Leaving drains the worker, then the recorder."""
     stopping = asyncio.Event()
-    async with recording(backends):
+    async with recording(backends, settings):
         async with asyncio.TaskGroup() as group:
             group.create_task(make_worker(backends, catalog, settings, providers).run(stopping))
             try:
@@ -61,24 +62,31 @@ def make_worker(backends: Backends, catalog: Catalog, settings: Settings, provid
 
 
 @asynccontextmanager
-async def recording(backends: Backends) -> AsyncIterator[None]:
+async def recording(backends: Backends, settings: Settings) -> AsyncIterator[None]:
     """The recorder, while inside. It begins when the store's schema is there; outcomes wait in the queue until then."""
     async with asyncio.TaskGroup() as group:  # a recorder that fails takes the process along: outcomes would pile up
-        task = group.create_task(_record(backends), name="recorder")
+        task = group.create_task(_record(backends, settings), name="recorder")
         try:
             yield
         finally:
             task.cancel()
 
 
-async def _record(backends: Backends) -> None:
+async def _record(backends: Backends, settings: Settings) -> None:
     wait = _FIRST_WAIT
     while True:
         try:
-            await backends.store.migrate()
+            await _migrate(backends, settings)
             break
         except Unavailable as error:
             log.warning("the ledger's database is away; outcomes wait in the queue", reason=error.message)
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT)
     await Recorder(backends.queue, backends.store, on_recorded=lambda new, _: metrics.RECORDED.inc(new)).run()
+
+
+async def _migrate(backends: Backends, settings: Settings) -> None:
+    if settings.store_url.rstrip("/") == "sqlite:":
+        await backends.store.migrate()  # it lives in this process's memory
+    else:
+        await apart.migrate(settings.store_url)

@@ -41,6 +41,8 @@ async def _listen(app: FastAPI, settings: Settings, listening: socket.socket, gr
         host=settings.host,
         port=settings.port,
         loop="none",
+        http="httptools",
+        ws="none",
         lifespan="off",
         access_log=False,
         log_level="warning",

@@ -29,7 +29,7 @@ async def work(
             await backends.queue.declare(providers)
             worker = embedded.make_worker(backends, catalog, settings, providers)
             async with (
-                embedded.recording(backends) if recorder else nullcontext(),
+                embedded.recording(backends, settings) if recorder else nullcontext(),
                 _health_page(backends, health_port),
             ):
                 startup.settle_memory()
@@ -50,6 +50,8 @@ async def _health_page(backends: Backends, port: int | None) -> AsyncIterator[No
             host="127.0.0.1",
             port=port,
             loop="none",
+            http="httptools",
+            ws="none",
             lifespan="off",
             access_log=False,
             log_level="warning",

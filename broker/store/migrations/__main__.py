@@ -1,0 +1,21 @@
+"""Upgrade the database whose address stands on standard input; exits with `AWAY` when it cannot be reached."""
+
+import asyncio
+import sys
+
+from broker.store import database
+from broker.store.apart import AWAY
+from shared.errors import Unavailable
+
+
+async def _migrate(url: str) -> None:
+    async with database.connect(url) as store:
+        await store.migrate()
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(_migrate(sys.stdin.read()))
+    except Unavailable as error:
+        sys.stderr.write(error.message)
+        sys.exit(AWAY)
