@@ -30,6 +30,8 @@ class Express:
         self._app = app
         self._endpoints = endpoints
         self._quiet = quiet
+        self._in_flight = 0
+        metrics.IN_FLIGHT.set_function(lambda: self._in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,7 +46,7 @@ class Express:
                 status = message["status"]
             await send(message)
 
-        metrics.IN_FLIGHT.inc()
+        self._in_flight += 1
         try:
             endpoint = self._endpoints.get(scope["path"]) if scope["method"] == "POST" else None
             if endpoint is None:
@@ -54,7 +56,7 @@ class Express:
                 await self._answer(endpoint, scope, receive, observe)
         finally:
             duration = time.perf_counter() - started
-            metrics.IN_FLIGHT.dec()
+            self._in_flight -= 1
             metrics.note_request(status, _route(scope, endpoint is not None), duration)
             if not self._quiet:
                 log.info("request", path=scope["path"], status=status, ms=round(duration * 1000, 2))

@@ -88,13 +88,14 @@ class Job:
     def from_wire(cls, headers: bytes, body: bytes) -> Self:
         """The job that `headers` and `body` describe. Fields of a newer version are ignored."""
         meta = orjson.loads(headers)
-        known = {name: meta[name] for name in _META if name in meta}
-        known["route"] = tuple(
-            Leg(leg["provider"], leg["group"], tuple(leg["deployments"]), leg["fallback"]) for leg in meta["route"]
+        if meta.pop("v") != SCHEMA_VERSION:
+            meta = {name: meta[name] for name in _META if name in meta}
+        meta["route"] = tuple(
+            [Leg(leg["provider"], leg["group"], tuple(leg["deployments"]), leg["fallback"]) for leg in meta["route"]]
         )
-        known["lane"] = Lane(meta["lane"])
-        known["tags"] = tuple(meta["tags"])
-        return cls(body=body, **known)
+        meta["lane"] = Lane(meta["lane"])
+        meta["tags"] = tuple(meta["tags"])
+        return cls(body=body, **meta)
 
     def next_retry(self, avoid: str = "") -> "Job":
         return replace(self, attempt=self.attempt + 1, retries=self.retries + 1, avoid=avoid)
@@ -186,4 +187,7 @@ class Outcome:
         fields["usage"] = Usage(**fields["usage"])
         fields["status"] = Status(fields["status"])
         fields["tags"] = tuple(fields["tags"])
-        return cls(**{name: value for name, value in fields.items() if name in cls.__slots__})
+        try:
+            return cls(**fields)
+        except TypeError:  # a newer version's message: what this one does not know is left out
+            return cls(**{name: value for name, value in fields.items() if name in cls.__slots__})

@@ -96,10 +96,14 @@ class Caller:
         request.headers["x-headrace-attempt"] = str(attempt.job.attempt)
         limit = max(min(call.deployment.timeout, attempt.job.deadline - self._clock.now()), 0.001)
         try:
-            async with asyncio.timeout(limit), asyncio.timeout(_patience(attempt) if call.stream else None) as silence:
+            async with asyncio.timeout(limit) as total:
+                end = total.when()
+                if call.stream:  # silence counts from here; once there is a head, `_read_stream` goes on with it
+                    total.reschedule(asyncio.get_running_loop().time() + min(limit, _patience(attempt)))
                 attempt.dispatched = True
                 async with self._upstream.send(request, lambda: self._note_start(attempt)) as response:
-                    silence.reschedule(None)  # `_read_stream` goes on with it
+                    if call.stream:
+                        total.reschedule(end)
                     attempt.headers = _public(response.headers)
                     if response.status >= 300:
                         raise await self._error(adapter, response)

@@ -7,7 +7,7 @@ from shared import metrics
 from shared.errors import Unavailable
 from shared.jobs import Outcome
 
-_GATHER = 0.005  # seconds; nobody waits for it but the job's ack
+_GATHER = 0.02  # seconds; nobody waits for it but the job's ack, and each message costs RabbitMQ a write to disk
 _LARGEST = 200  # outcomes in one message
 _PATIENCE = 120.0  # seconds that outcomes are kept for a queue that is away; their jobs keep their slots meanwhile
 _RETRY = 1.0  # seconds

@@ -1,14 +1,16 @@
 """Chat completions, in OpenAI's, Azure's and the old engines' paths."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from api import chat_request
 from api.admission import refuse_large_body
-from api.context import Context, context_of
+from api.context import context_of
 from shared.errors import Cancelled
 
 router = APIRouter(tags=["chat"])
@@ -43,26 +45,36 @@ async def create_at(request: Request, model: str) -> Response:
 
 async def _create(request: Request, model: str | None) -> Response:
     context = context_of(request)
-    principal = context.authenticator.principal(request.headers)
-    body = await read_body(request, context)
+    headers = _headers(request.scope)
+    principal = context.authenticator.principal(headers)
+    body = await read_body(request, headers, context.settings.max_body_bytes)
     envelope = chat_request.parse(body, model)
-    job = context.admission.job(envelope, body, principal, request.headers)
+    job = context.admission.job(envelope, body, principal, headers)
     return await context.relay.answer(request, await context.admission.enter(job))
 
 
-async def read_body(request: Request, context: Context) -> bytes:
-    """The request's body, refused as soon as it is known to be too large."""
-    limit = context.settings.max_body_bytes
-    declared = request.headers.get("content-length", "")
+def _headers(scope: Scope) -> dict[str, str]:
+    """By name, which ASGI gives in lower case; of several with one name the first counts. Starlette's own mapping looks
+    through all of them at every access."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+
+
+async def read_body(request: Request, headers: Mapping[str, str], limit: int) -> bytes:
+    """The request's body, refused as soon as it is known to be over `limit` bytes. Raises `Cancelled` when the client
+    leaves before its end."""
+    declared = headers.get("content-length", "")
     if declared.isdecimal():
         refuse_large_body(int(declared), limit)
     parts: list[bytes] = []
     size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            refuse_large_body(size, limit)
-            parts.append(part)
-    except ClientDisconnect as exc:
-        raise Cancelled("The client closed the connection before its request was complete.") from exc
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Cancelled("The client closed the connection before its request was complete.")
+        part = message.get("body", b"")
+        size += len(part)
+        refuse_large_body(size, limit)
+        parts.append(part)
+        more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -342,7 +342,7 @@ class _OutcomeReader:
 
 
 def _message(job: Job) -> _Message:
-    stamped = replace(job, published_at=max(job.published_at, time.time()))
+    stamped = job if job.published_at else replace(job, published_at=time.time())
     return _Message(stamped.headers(), stamped.body, stamped.published_at, stamped.deadline)
 
 

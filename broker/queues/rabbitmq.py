@@ -60,7 +60,8 @@ class RabbitQueue:
         self._publisher.close()
 
     def publish(self, job: Job, *, delay: float = 0.0) -> "asyncio.Future[None]":
-        job = replace(job, published_at=max(job.published_at, time.time()))
+        if not job.published_at:
+            job = replace(job, published_at=time.time())
         expiration_ms = None
         exchange = topology.jobs_exchange(self._namespace)
         if delay > 0:

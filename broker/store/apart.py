@@ -1,10 +1,12 @@
 """Migrations in a process of their own: Alembic would stay in the memory of one that needs it once, at its start."""
 
 import asyncio
+import os
 import sys
 
 from shared.errors import Unavailable
 
+ADDRESS = "HEADRACE_MIGRATION_URL"  # it may hold a password, so it does not go on the command line
 AWAY = 75  # exit code: try again later (EX_TEMPFAIL of sysexits.h)
 
 
@@ -13,11 +15,10 @@ async def migrate(url: str) -> None:
     `RuntimeError` with the child's last words when the migration itself fails."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "broker.store.migrations",
-        stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {ADDRESS: url}, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        # The address may hold a password, so it goes where no list of processes shows it.
-        _, said = await child.communicate(url.encode())
+        _, said = await child.communicate()
     finally:
         if child.returncode is None:
             child.kill()

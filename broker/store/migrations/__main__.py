@@ -1,10 +1,11 @@
-"""Upgrade the database whose address stands on standard input; exits with `AWAY` when it cannot be reached."""
+"""Upgrade the database at the address in `ADDRESS`; exits with `AWAY` when it cannot be reached."""
 
 import asyncio
+import os
 import sys
 
 from broker.store import database
-from broker.store.apart import AWAY
+from broker.store.apart import ADDRESS, AWAY
 from shared.errors import Unavailable
 
 
@@ -15,7 +16,7 @@ async def _migrate(url: str) -> None:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(_migrate(sys.stdin.read()))
+        asyncio.run(_migrate(os.environ[ADDRESS]))
     except Unavailable as error:
         sys.stderr.write(error.message)
         sys.exit(AWAY)

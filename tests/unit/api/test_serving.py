@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from api import serving
+from api import serving, startup
 from shared.catalog import Catalog, Deployment
 from shared.errors import ConfigError, NotAuthenticated
 from shared.settings import Settings
@@ -23,17 +23,17 @@ def catalog() -> Catalog:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]"])
 def test_an_open_broker_may_listen_on_loopback(host: str) -> None:
-    serving.require_key_unless_loopback(settings(host=host))
+    startup.require_key_unless_loopback(settings(host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "10.0.0.1", "example.com", "", "localhost.evil.com"])
 def test_an_open_broker_may_not_listen_where_others_can_reach_it(host: str) -> None:
     with pytest.raises(ConfigError, match="HEADRACE_MASTER_KEY"):
-        serving.require_key_unless_loopback(settings(host=host))
+        startup.require_key_unless_loopback(settings(host=host))
 
 
 def test_with_a_key_it_may_listen_anywhere() -> None:
-    serving.require_key_unless_loopback(settings(host="0.0.0.0", master_key=SecretStr("sk-1")))
+    startup.require_key_unless_loopback(settings(host="0.0.0.0", master_key=SecretStr("sk-1")))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_with_a_key_it_may_listen_anywhere() -> None:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_several_processes_need_servers_between_them(given: dict[str, object], named: str, workers: int) -> None:
     with pytest.raises(ConfigError, match=named) as caught:
-        serving.require_shared_seams(settings(**given), workers)
+        startup.require_shared_seams(settings(**given), workers)
 
     assert ("--workers 4" in str(caught.value)) == (workers == 4)
 
@@ -55,17 +55,17 @@ def test_several_processes_need_servers_between_them(given: dict[str, object], n
 def test_several_processes_with_servers_between_them_are_fine() -> None:
     urls = {"rabbitmq_url": SecretStr("amqp://x"), "redis_url_given": SecretStr("redis://x")}
 
-    serving.require_shared_seams(settings(**urls), 4)
+    startup.require_shared_seams(settings(**urls), 4)
 
 
 @pytest.mark.parametrize(("asked", "served"), [([], ["gemini", "openai"]), (["openai"], ["openai"])])
 def test_a_worker_serves_what_it_is_asked_to_or_everything(asked: list[str], served: list[str]) -> None:
-    assert serving.known_providers(asked, catalog()) == served
+    assert startup.known_providers(asked, catalog()) == served
 
 
 def test_a_worker_cannot_serve_what_the_config_does_not_use() -> None:
     with pytest.raises(ConfigError, match=r"mistral.*gemini, openai"):
-        serving.known_providers(["mistral"], catalog())
+        startup.known_providers(["mistral"], catalog())
 
 
 def test_the_greeting_shows_a_call_that_works_and_no_key() -> None:

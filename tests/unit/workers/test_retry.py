@@ -27,6 +27,7 @@ def decide(
 _HOPELESS = (GiveUp(), GiveUp(), NextLeg(), GiveUp(), NextLeg())
 _ANOTHER_KEY_ONLY = (GiveUp(), AGAIN_ELSEWHERE, NextLeg(), GiveUp(), AGAIN_ELSEWHERE)
 _TRANSIENT = (BACKED_OFF, AGAIN_ELSEWHERE, BACKED_OFF, GiveUp(), AGAIN_ELSEWHERE)
+_RATE_LIMITED = (BACKED_OFF, AGAIN_ELSEWHERE, NextLeg(), GiveUp(), AGAIN_ELSEWHERE)
 _OVER = (GiveUp(), GiveUp(), GiveUp(), GiveUp(), GiveUp())
 
 TABLE: dict[type[AppError], tuple[Decision, Decision, Decision, Decision, Decision]] = {
@@ -53,7 +54,7 @@ TABLE: dict[type[AppError], tuple[Decision, Decision, Decision, Decision, Decisi
     errors.UpstreamContentPolicy: _HOPELESS,
     errors.UpstreamAuthentication: _ANOTHER_KEY_ONLY,
     errors.UpstreamNotFound: _HOPELESS,
-    errors.UpstreamRateLimited: _TRANSIENT,
+    errors.UpstreamRateLimited: _RATE_LIMITED,
     errors.UpstreamQuotaExhausted: _ANOTHER_KEY_ONLY,
     errors.UpstreamOverloaded: _TRANSIENT,
     errors.UpstreamServerError: _TRANSIENT,

@@ -160,8 +160,8 @@ async def test_a_heartbeat_reports_the_jobs_in_flight_and_then_that_they_have_le
 
         it.upstream.latency = 0.2
         await it.submit(3)
-        busy = await reported(3)
-        idle = await reported(0)
+        async with asyncio.timeout(5):
+            busy, idle = await reported(3), await reported(0)
 
         assert (busy.drain_rate, idle.drain_rate > 0) == (0.0, True)
         await it.stop()
