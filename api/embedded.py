@@ -6,12 +6,11 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from api import startup
 from broker.backends import Backends
-from broker.store import apart
 from shared import metrics
 from shared.catalog import Catalog
 from shared.clock import SystemClock
-from shared.errors import Unavailable
 from shared.settings import Settings
 from workers.pipeline import Seams
 from workers.recorder import Recorder
@@ -74,19 +73,7 @@ async def recording(backends: Backends, settings: Settings) -> AsyncIterator[Non
 
 async def _record(backends: Backends, settings: Settings) -> None:
     wait = _FIRST_WAIT
-    while True:
-        try:
-            await _migrate(backends, settings)
-            break
-        except Unavailable as error:
-            log.warning("the ledger's database is away; outcomes wait in the queue", reason=error.message)
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, _LONGEST_WAIT)
+    while not await startup.prepared_ledger(backends.store, settings):
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, _LONGEST_WAIT)
     await Recorder(backends.queue, backends.store, on_recorded=lambda new, _: metrics.RECORDED.inc(new)).run()
-
-
-async def _migrate(backends: Backends, settings: Settings) -> None:
-    if settings.store_url.rstrip("/") == "sqlite:":
-        await backends.store.migrate()  # it lives in this process's memory
-    else:
-        await apart.migrate(settings.store_url)

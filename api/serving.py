@@ -27,6 +27,7 @@ async def serve(settings: Settings, catalog: Catalog) -> None:
         stack.callback(listening.close)
         backends = await stack.enter_async_context(startup.reachable(settings))
         await backends.queue.declare(catalog.providers())
+        await startup.prepared_ledger(backends.store, settings)
         if settings.rabbitmq_url is None:
             from api import embedded  # an api without workers need not load them
 

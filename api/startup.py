@@ -14,6 +14,8 @@ import structlog
 
 from broker import backends as seams
 from broker.backends import Backends, open_backends
+from broker.interfaces import Store
+from broker.store import apart
 from shared.catalog import Catalog
 from shared.config import Config
 from shared.errors import ConfigError, Unavailable
@@ -103,6 +105,21 @@ async def reachable(settings: Settings) -> AsyncIterator[Backends]:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _LONGEST_WAIT)
         yield backends
+
+
+async def prepared_ledger(store: Store, settings: Settings) -> bool:
+    """Bring the ledger's schema up to date if its database is there; outcomes wait in the queue while it is not."""
+    try:
+        if await store.current():
+            return True
+        if settings.store_url.rstrip("/") == "sqlite:":
+            await store.migrate()  # it lives in this process's memory
+        else:
+            await apart.migrate(settings.store_url)
+    except Unavailable as error:
+        log.warning("the ledger's database is away; outcomes wait in the queue", reason=error.message)
+        return False
+    return True
 
 
 @contextmanager

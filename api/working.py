@@ -27,6 +27,7 @@ async def work(
     with startup.signals(lambda _: stopping.set()):
         async with startup.reachable(settings) as backends:
             await backends.queue.declare(providers)
+            await startup.prepared_ledger(backends.store, settings)
             worker = embedded.make_worker(backends, catalog, settings, providers)
             async with (
                 embedded.recording(backends, settings) if recorder else nullcontext(),

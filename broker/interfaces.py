@@ -193,7 +193,8 @@ class EventLog(Protocol):
 
     async def claim(self, job_id: str, attempt: int, ttl: float) -> bool:
         """Whether the caller may begin this attempt: of all who ask within `ttl` seconds, one gets True. For jobs of
-        which two copies may exist; the claim's holder makes it last with `mark_started`."""
+        which two copies may exist; the claim's holder makes it last with `mark_started`, or
+        gives it up with a `ttl` of 0 when the job goes back to the queue."""
         ...
 
     async def replay(self, job_id: str, after: int = 0) -> list[Event]:
@@ -371,6 +372,10 @@ class DailySpend:
 class Store(Protocol):
     async def migrate(self) -> None:
         """Bring the schema up to date; safe while several processes do it at once."""
+        ...
+
+    async def current(self) -> bool:
+        """Whether the schema is up to date."""
         ...
 
     async def record(self, outcomes: Sequence[Outcome]) -> int:

@@ -235,9 +235,11 @@ class Pipeline:
             wait = min(postponed.seconds, _REFUND_CHECK) if postponed.reason == "tokens" else postponed.seconds
             if self._alone(job):
                 await run.consumer.pause(job.provider, wait)
+            await self._unclaim(run)
             await self._publish(job, max(wait, _SHORTEST_POSTPONEMENT))
         elif onward:
             cause = job.cause or _no_key(job, postponed).to_wire()
+            await self._unclaim(run)
             await self._publish(replace(job, leg=job.leg + 1, retries=0, avoid="", cause=cause))
         else:
             error = errors.from_wire(job.cause) if job.cause else _no_key(job, postponed)
@@ -287,7 +289,14 @@ class Pipeline:
             except errors.Unavailable:
                 await asyncio.sleep(_SERVER_AWAY)
 
+    async def _unclaim(self, run: "_Run") -> None:
+        """The job goes back under the number it came with: the next worker must be able to claim it."""
+        if run.second_hand:
+            await self._log.claim(run.job.id, run.job.attempt, 0.0)
+
     async def _pass_on(self, run: "_Run", successor: Job, delay: float = 0.0) -> None:
+        if successor.attempt == run.job.attempt:
+            await self._unclaim(run)
         await self._publish(successor, delay)
         if successor.attempt > run.job.attempt:
             self._recovery.note_moved(run.job)

@@ -91,6 +91,9 @@ class MemoryEventLog:
 
     async def claim(self, job_id: str, attempt: int, ttl: float) -> bool:
         now = self._now()
+        if ttl <= 0:
+            self._claims.pop((job_id, attempt), None)
+            return True
         self._claims = {key: until for key, until in self._claims.items() if until > now}
         if (job_id, attempt) in self._claims:
             return False

@@ -98,6 +98,9 @@ class RedisEventLog:
 
     async def claim(self, job_id: str, attempt: int, ttl: float) -> bool:
         key = f"{self._key('claim', job_id)}:{attempt}"
+        if ttl <= 0:
+            await self._pipe.call("DEL", key)
+            return True
         return await self._pipe.call("SET", key, b"1", "NX", "PX", max(1, int(ttl * 1000))) is not None
 
     async def replay(self, job_id: str, after: int = 0) -> list[Event]:

@@ -5,7 +5,7 @@
 -- Numbers are kept with 17 digits, so that nothing is lost between a double and its text.
 
 local PACE = 0.99
-local BURST_REQUESTS = 1 - PACE
+local BURST_REQUESTS = 0.01
 local SMALL_BURST, SMALL_BURST_SHARE = 5, 0.1
 local LEARNED_TTL = 3600
 local PARALLEL_RETRY = 0.25

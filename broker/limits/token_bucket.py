@@ -18,7 +18,7 @@ from broker.interfaces import BucketState, Candidate, Limits
 
 PACE = 0.99
 """Share of the limit that is handed out: 1 % under it, clock jitter never tips the provider's own window over."""
-BURST_REQUESTS = 1 - PACE  # of a minute's requests
+BURST_REQUESTS = 0.01  # of a minute's requests: what PACE leaves over
 SMALL_BURST, SMALL_BURST_SHARE = 5.0, 0.1
 """Requests that may go at once under any limit, and the most of a minute's requests that this may be."""
 LEARNED_TTL = 3600.0

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
 from broker.interfaces import DailySpend, SpendQuery, SpendSummary
-from broker.store import ledger
+from broker.store import ledger, revisions
 from shared.errors import AppError, InvalidRequest, Unavailable
 from shared.jobs import Outcome
 
@@ -85,6 +85,10 @@ class Database:
         from broker.store import migrations  # Alembic is slow to import and needed once a process
 
         await _transaction(self._open.migrator, migrations.upgrade)
+
+    async def current(self) -> bool:
+        """Whether the schema is that of this version: `migrate` would change nothing."""
+        return await _transaction(self._open.reader, revisions.is_newest)
 
     async def record(self, outcomes: Sequence[Outcome]) -> int:
         if not outcomes:

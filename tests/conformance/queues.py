@@ -68,6 +68,13 @@ def outcome(name: str) -> Outcome:
     return Outcome(name, 1, time.time(), "chat.completions", "fast", "fast", "d1", "p", "m", Status.SUCCESS, Usage(3))
 
 
+async def here(world: World) -> None:
+    """Wait until a server has sent its consumer all that it may hold: before that, what arrives first goes first."""
+    async with asyncio.timeout(PATIENCE):
+        while any(lane.depth for lane in await world.queue.stats() if lane.local):
+            await asyncio.sleep(0.01)
+
+
 async def take(consumer: Consumer, count: int) -> list[Delivery]:
     async with asyncio.timeout(PATIENCE):
         return [await consumer.get() for _ in range(count)]

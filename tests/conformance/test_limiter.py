@@ -27,7 +27,7 @@ async def test_a_grant_names_what_was_reserved(limiter: Limiter) -> None:
 
 async def test_a_refusal_says_exactly_how_long_to_wait(limiter: Limiter, clock: FakeClock) -> None:
     only = candidate(Limits(rpm=60))
-    for n in range(6):
+    for n in range(5):
         await granted(limiter, f"job/{n}", only)
 
     refusal = await refused(limiter, only)
@@ -277,7 +277,7 @@ async def test_configured_limits_win_over_learnt_ones(limiter: Limiter) -> None:
 async def test_a_lower_remaining_is_believed_and_a_higher_one_is_not(
     limiter: Limiter, requests: int | None, tokens: int | None, expected: tuple[float, float]
 ) -> None:
-    grant = await granted(limiter, "job/1", candidate(Limits(rpm=600, tpm=1000), tokens=100))
+    grant = await granted(limiter, "job/1", candidate(Limits(rpm=6000, tpm=1000), tokens=100))
 
     await limiter.learn(grant, Limits(), requests, tokens)
 
@@ -302,7 +302,7 @@ async def test_the_state_of_an_unused_bucket_is_empty(limiter: Limiter) -> None:
     assert (unused.bucket, unused.requests, unused.tokens, unused.in_flight, unused.cooldown) == (
         "nobody", None, None, 0, 0.0,
     )  # fmt: skip
-    assert (used.bucket, used.requests, used.tokens, used.in_flight) == ("bucket-a", 9, None, 1)
+    assert (used.bucket, used.requests, used.tokens, used.in_flight) == ("bucket-a", 4, None, 1)
     assert await limiter.state([]) == []
 
 

@@ -18,7 +18,7 @@ from tests.fakes.clock import FakeClock
 
 async def test_several_processes_together_stay_within_the_limits(backend: str, namespace: str) -> None:
     connect = opener(backend, namespace, clock=None)
-    limits = Limits(rpm=1200, tpm=60_000, parallel=8)
+    limits = Limits(rpm=12_000, tpm=600_000, parallel=8)
     only = candidate(limits, tokens=500)
     in_flight, most = 0, 0
     tally: Counter[str] = Counter()
@@ -47,7 +47,7 @@ async def test_several_processes_together_stay_within_the_limits(backend: str, n
     elapsed = time.monotonic() - began
 
     assert most <= 8
-    assert tally["granted"] <= 120 + 1 + elapsed * PACE * 20, "no more than a burst and the refill since"
+    assert tally["granted"] <= 120 + 1 + elapsed * PACE * 200, "no more than a burst and the refill since"
     assert tally["granted"] >= 120, "the burst is not held back"
 
 

@@ -45,6 +45,8 @@ class Load:
     pause: float = 0.0
     """Seconds that a client rests between two requests: with it the load has a rate."""
     answers: list[Answer] = field(default_factory=list)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the first answer has a head: a stream's has one with its first token."""
 
     async def run(self, bodies: Iterable[Mapping[str, Any]]) -> list[Answer]:
         """Every answer, in the order in which they ended. Stops early, with what is under way, after `stop`."""
@@ -78,6 +80,7 @@ class Load:
                 asyncio.timeout(self.time_limit),
                 session.post(f"{self.urls[number % len(self.urls)]}/v1/chat/completions", json=body) as response,
             ):
+                self.opened.set()
                 job_id = response.headers.get("x-headrace-job-id", "")
                 end, detail = await _read(response, bool(body.get("stream")))
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:

@@ -83,6 +83,7 @@ async def test_what_outlasts_the_grace_period_is_handed_over_or_ends_in_band(ser
         plain = Load([headrace.url], concurrency=8)
         answering = asyncio.create_task(plain.run(chats(8, stream_every=_PLAIN)))
         await upstream.arrived(10)
+        await streams.opened.wait()
 
         code = await first.stop()
         answers: list[Answer] = [*await streaming, *await answering]

@@ -139,7 +139,8 @@ async def test_filters_pick_rows(client: openai.AsyncOpenAI, headrace: Headrace)
     page = await get(headrace, "/spend/logs", limit="1", offset="1")
 
     assert row in by_id
-    assert {each["request_id"] for each in by_id} == {answer.id}
+    # The fake provider gives every answer the same id; a retry's row has its number behind it.
+    assert all(each["request_id"].startswith(answer.id) for each in by_id)
     assert row in by_key
     assert (by_other_id, by_other_key, later) == ([], [], [])
     assert len(page) == 1
