@@ -101,13 +101,13 @@ class Upstream:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
             if isinstance(exc, aiohttp.ClientConnectorError) or not progress.reused:
                 raise
-            return await _attempt(self._fresh_session, request, SimpleNamespace(reused=False, sending=lambda: None))
+            return await _attempt(self._fresh_session, request, SimpleNamespace(reused=False, sending=_nothing))
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_note_reuse)
-    trace.on_request_headers_sent.append(_note_sending)  # despite its name it fires before they are
+    trace.on_request_chunk_sent.append(_note_sending)  # in fact right before head and body are written
     return aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
@@ -162,7 +162,13 @@ async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, 
 
 
 async def _note_sending(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-    context.trace_request_ctx.sending()
+    progress = context.trace_request_ctx
+    progress.sending()
+    progress.sending = _nothing  # a large body goes out in several pieces
+
+
+def _nothing() -> None:
+    pass
 
 
 def _unreachable(exc: aiohttp.ClientError | asyncio.TimeoutError) -> UpstreamUnreachable | UpstreamTimeout:
