@@ -18,6 +18,7 @@ from workers.sse import SseDecoder
 from workers.upstream import Response, Upstream
 
 DEFAULT_STREAM_TIMEOUT = 120.0  # seconds to the first content and between contents; reasoning models think long
+_SLACK = 1.25  # a stream may be silent for up to so many times its limit
 _DRAIN_AFTER_FINISH = 2.0  # seconds to wait for usage and the terminator once the finish reason is there
 _MAX_HELD = 64  # chunks held back before the first content; lifecycle frames, never more than a few
 _SECRET_HEADERS = frozenset({"set-cookie", "authorization", "x-api-key", "x-goog-api-key"})
@@ -171,7 +172,7 @@ class Caller:
             async for data in response.iter_bytes():
                 chunks = [chunk for event in events.feed(data) for chunk in decoder.feed(event)]
                 if any(chunk.content for chunk in chunks):
-                    silence.reschedule(now() + patience)
+                    _prolong(silence, now(), patience)
                 await relay.forward(chunks)
                 if decoder.done:
                     return
@@ -233,6 +234,14 @@ def _estimated_usage(attempt: Attempt, call: Call) -> Chunk:
         },
     }
     return Chunk(orjson.dumps(chunk))
+
+
+def _prolong(silence: asyncio.Timeout, now: float, patience: float) -> None:
+    """The silence begins anew. Setting a timer costs more than the rest of a token's way through here, so it is set a
+    quarter longer than it must be, and again only when it would end too soon."""
+    end = silence.when()
+    if end is None or end < now + patience:
+        silence.reschedule(now + patience * _SLACK)
 
 
 def _patience(attempt: Attempt) -> float:
