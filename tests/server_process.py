@@ -59,6 +59,8 @@ class Server:
                     if not self.running:
                         raise ServerFailed(f"{self.name} ended while starting\n{self._log_tail()}")
                     await asyncio.sleep(POLL)
+            if not self.running:  # somebody else's server took the port and answered
+                raise ServerFailed(f"{self.name} lost its port {self.port}\n{self._log_tail()}")
         except TimeoutError as exc:
             await self.kill()
             raise ServerFailed(f"{self.name} did not answer in {START_TIMEOUT:.0f} s\n{self._log_tail()}") from exc
@@ -118,10 +120,13 @@ class Server:
         return "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.exists() else ""
 
 
+_random = random.SystemRandom()  # parallel test processes must not draw the same ports, whatever seeds `random`
+
+
 def free_port() -> int:
     """A TCP port of loopback that is free, from below the range that outgoing connections take theirs from."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = _random.randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
