@@ -120,9 +120,3 @@ class Adapter(Protocol):
         message only when the status is silent. `retry_after` is set by the caller from the headers; an adapter sets
         it only from the body (Gemini's RetryInfo). Messages carry the vendor's text, at most 2,000 characters."""
         ...
-
-
-class Local(Protocol):
-    """An adapter that answers by itself instead of naming an upstream: the simulated model."""
-
-    def simulate(self, call: Call) -> Any: ...
