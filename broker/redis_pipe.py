@@ -233,6 +233,9 @@ class Pipe:
 
     async def _serve(self, connection: AbstractConnection) -> None:
         self._connection = connection
+        answered_by = self._loop.time() + self._timeout
+        for batch in self._unsent:  # the grace was for the connection; from here on the server has its time
+            batch.deadline = max(batch.deadline, answered_by)
         try:
             self.flush()
             await self._read(connection)

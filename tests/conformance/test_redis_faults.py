@@ -187,6 +187,33 @@ async def test_a_refusal_by_the_server_is_unavailable_and_the_pipe_goes_on(
         assert await fine == [b"x"]
 
 
+async def test_commands_from_before_the_connection_get_the_whole_timeout_once_it_is_there(
+    server: Redis, admin: "redis.asyncio.Redis"
+) -> None:
+    pid = (await admin.info("server"))["process_id"]
+    async with Pipe(server.url, timeout=20) as pipe:
+        early = pipe.submit(("PING",))  # the link has not had a turn yet
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(early), 1.5)  # longer than the grace for a connection
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+        assert await early == [b"PONG"]
+
+
+async def test_a_congested_socket_delays_commands_and_loses_none(server: Redis) -> None:
+    value = b"x" * 4_000_000
+    async with Pipe(server.url, timeout=20) as pipe:
+        futures = []
+        for number in range(8):
+            futures.append(pipe.submit(("SET", f"large-{number}", value), ("STRLEN", f"large-{number}")))
+            pipe.flush()
+
+        assert [(await future)[1] for future in futures] == [len(value)] * 8
+
+
 async def test_cancelling_a_caller_leaves_the_answers_of_others_in_place(server: Redis) -> None:
     async with Pipe(server.url) as pipe:
         given_up = pipe.submit(("ECHO", "one"))
