@@ -2,23 +2,22 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
-from api.auth import Principal
-from api.chat_request import Envelope
+from api.backpressure import Backpressure
+from api.fairness import Outstanding, Seat
+from api.lane_board import Outlook
 from broker.backends import Backends
 from broker.interfaces import Follower
 from shared.catalog import Catalog
+from shared.chat_request import Envelope
 from shared.clock import Clock
-from shared.errors import AppError, InvalidRequest, RequestTooLarge, Unavailable
-from shared.ids import uuid7
-from shared.jobs import CLAIM_CHECK_BYTES, Job, Leg
+from shared.errors import AppError, QueueFull, RequestTooLarge, Unavailable
+from shared.job_plan import NO_WISHES, Caller, JobPlanner, Wishes
+from shared.jobs import CLAIM_CHECK_BYTES, Job
 
 _PUBLISH_PAUSE = 0.5  # seconds until a job whose confirm was lost is sent again; the queue's reconnection comes on top
-_VENDOR_HEADERS = ("anthropic-beta",)
-_MOST_TAGS = 50
 _BODY_GRACE = 60.0  # seconds that a claimed body outlives its deadline
 
 
@@ -28,50 +27,44 @@ class Followed:
 
     job: Job
     follower: Follower
+    outlook: Outlook | None = None
+    """How its lane stood; None for a job that had been accepted before."""
+    seat: Seat | None = None
+    """Its part in what its tenant has under way, if it counts."""
 
 
 class Admission:
-    def __init__(self, backends: Backends, catalog: Catalog, clock: Clock, request_timeout: float) -> None:
+    def __init__(
+        self, backends: Backends, catalog: Catalog, clock: Clock, request_timeout: float, pressure: Backpressure
+    ) -> None:
         self._queue = backends.queue
         self._log = backends.log
-        self._catalog = catalog
         self._clock = clock
-        self._request_timeout = request_timeout
-        self._rng = random.Random()
+        self._pressure = pressure
+        self.outstanding = Outstanding(clock)
+        self._planner = JobPlanner(catalog, random.Random(), backends.log.reply_channel, request_timeout)
         # Those that the queue has confirmed and somebody still follows: the conversation with the client keeps them.
         self._followed: WeakValueDictionary[str, Followed] = WeakValueDictionary()
         self._queue.on_loss(self._publish_again)
 
-    def job(self, envelope: Envelope, body: bytes, principal: Principal, headers: Mapping[str, str]) -> Job:
-        """The job for a chat request. Raises `UnknownModel`; nothing has happened yet."""
-        route = self._catalog.plan(envelope.model, fallbacks=_fallbacks(envelope), rng=self._rng)
-        now = self._clock.now()
-        timeout = _seconds(headers, "x-litellm-timeout") or envelope.timeout or self._request_timeout
-        return Job(
-            id=uuid7(),
-            endpoint="chat.completions",
-            model=envelope.model,
-            route=route,
-            body=body,
-            reply_to=self._log.reply_channel,
-            accepted_at=now,
-            deadline=now + timeout,
-            stream=bool(envelope.stream),
-            max_retries=self._retries(envelope, headers, route),
-            published_at=now,
-            key=principal.key,
-            user=envelope.user or "",
-            tags=_tags(envelope, headers),
-            traceparent=headers.get("traceparent", ""),
-            headers_in={name: headers[name] for name in _VENDOR_HEADERS if name in headers} or None,
-        )
+    def job(self, envelope: Envelope, body: bytes, caller: Caller, wishes: Wishes = NO_WISHES) -> Job:
+        """The job for a request. Raises `UnknownModel`; nothing has happened yet."""
+        precedence = self.outstanding.precedence(caller.team or caller.key)
+        return self._planner.job(envelope, body, caller, self._clock.now(), wishes, precedence)
 
     async def enter(self, job: Job) -> Followed:
-        """Publish the job, followed from before its first event. A full lane or a lost queue fails the follower."""
+        """Publish the job, followed from before its first event. A full lane or a lost queue fails the follower.
+
+        Raises `DeadlineUnreachable` or `QueueWaitExceeded`, having done nothing, if its turn would come too late.
+        """
+        outlook = self._pressure.admit(job, len(self.outstanding))
         if len(job.body) > CLAIM_CHECK_BYTES:
             await self._log.put_body(job.id, job.body, job.deadline - job.accepted_at + _BODY_GRACE)
             job = replace(job, body=b"", claim=True)
-        followed = Followed(job, self._log.follow(job.id))
+        seat = self.outstanding.take(job)
+        if seat is not None and seat.precedence != job.precedence:  # while its body was stored, say
+            job = replace(job, precedence=seat.precedence)
+        followed = Followed(job, self._log.follow(job.id), outlook, seat)
         self._publish(job, followed)
         return followed
 
@@ -97,18 +90,11 @@ class Admission:
             # Perhaps it arrived, perhaps not: send it again, marked so that it is not run twice.
             again = replace(job, suspect=True)
             asyncio.get_running_loop().call_later(_PUBLISH_PAUSE, self._publish, again, followed)
+        elif isinstance(error, QueueFull):
+            followed.follower.fail(self._pressure.corrected(error, job))
         else:
             unconfirmed = Unavailable("The queue did not confirm the job.")
             followed.follower.fail(error if isinstance(error, AppError) else unconfirmed)
-
-    def _retries(self, envelope: Envelope, headers: Mapping[str, str], route: tuple[Leg, ...]) -> int:
-        wished = _seconds(headers, "x-litellm-num-retries")
-        if wished is not None:
-            return int(wished)
-        if envelope.num_retries is not None:
-            return envelope.num_retries
-        own = self._catalog.deployment(route[0].deployments[0]).num_retries
-        return self._catalog.routing.num_retries if own is None else own
 
 
 def refuse_large_body(size: int, limit: int) -> None:
@@ -118,36 +104,3 @@ def refuse_large_body(size: int, limit: int) -> None:
             "Send less, or raise general_settings.max_request_size_mb.",
             param="request_body",
         )
-
-
-def _fallbacks(envelope: Envelope) -> list[str] | None:
-    """The request's own fallback groups: LiteLLM takes names, or objects with a `model`."""
-    if envelope.fallbacks is None:
-        return None
-    names = [each if isinstance(each, str) else each.get("model") for each in envelope.fallbacks]
-    if not all(isinstance(name, str) for name in names):
-        raise InvalidRequest("Invalid value for 'fallbacks': expected model names.", param="fallbacks")
-    return [str(name) for name in names]
-
-
-def _tags(envelope: Envelope, headers: Mapping[str, str]) -> tuple[str, ...]:
-    tags = list(envelope.tags or ())
-    if envelope.metadata and isinstance(envelope.metadata.get("tags"), list):
-        tags += [str(tag) for tag in envelope.metadata["tags"]]
-    listed = headers.get("x-litellm-tags")
-    if listed:
-        tags += [tag.strip() for tag in listed.split(",") if tag.strip()]
-    return tuple(dict.fromkeys(tag[:200] for tag in tags))[:_MOST_TAGS]
-
-
-def _seconds(headers: Mapping[str, str], name: str) -> float | None:
-    text = headers.get(name)
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 86_400:
-        raise InvalidRequest(f"Invalid header {name}: {text[:50]!r} is not a number between 0 and 86400.", param=name)
-    return number

@@ -1,24 +1,48 @@
 """The HTTP application: routes, handlers, middleware. It opens nothing; it is given open backends."""
 
 import asyncio
+from functools import partial
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api import errors
 from api.admission import Admission
-from api.auth import Authenticator
+from api.auth import Authenticator, KeyCache
+from api.backpressure import Backpressure
 from api.context import Context
+from api.durable import DurableJobs
 from api.express import Express
+from api.job_finder import JobFinder
+from api.lane_board import LaneBoard
+from api.rate_limits import RateBoard
 from api.relay import Relay
 from api.response_headers import VERSION
-from api.routes import chat, health, metrics, models, queues, spend
+from api.routes import (
+    batches,
+    chat,
+    dead,
+    files,
+    health,
+    job_events,
+    jobs,
+    keys,
+    metrics,
+    models,
+    queues,
+    spend,
+    webhooks,
+)
+from api.uploads import Slots
 from broker.backends import Backends
 from shared.catalog import Catalog
 from shared.clock import Clock, SystemClock
 from shared.errors import AppError
 from shared.settings import Settings
+
+_PAGES = (chat, jobs, job_events, files, batches, keys, models, queues, dead, webhooks, spend, health, metrics)
 
 
 def create_app(backends: Backends, catalog: Catalog, settings: Settings, clock: Clock | None = None) -> FastAPI:
@@ -29,20 +53,34 @@ def create_app(backends: Backends, catalog: Catalog, settings: Settings, clock: 
         version=VERSION,
         summary="A queue-based inference broker: OpenAI's API in, every provider out.",
         redirect_slashes=False,
+        # As they are: `include_router` would build every route again for each application.
+        routes=[route for page in _PAGES for route in page.router.routes],
     )
     master_key = settings.master_key.get_secret_value() if settings.master_key else None
     app.state.stopping = asyncio.Event()
+    board = LaneBoard(partial(queues.fleet_wide, backends))
+    rates = RateBoard(backends.limiter, catalog)
+    pressure = Backpressure(board, rates)
+    relay = Relay(backends.log, backends.store, catalog, clock, pressure, settings.keepalive_seconds)
+    finder = JobFinder(backends, board, clock)
+    admission = Admission(backends, catalog, clock, settings.request_timeout, pressure)
     app.state.context = Context(
         backends=backends,
         catalog=catalog,
         settings=settings,
-        authenticator=Authenticator(master_key),
-        admission=Admission(backends, catalog, clock, settings.request_timeout),
-        relay=Relay(backends.log, catalog, clock, settings.keepalive_seconds),
+        authenticator=Authenticator(master_key, KeyCache(backends.store.keys, clock)),
+        admission=admission,
+        relay=relay,
+        board=board,
+        rates=rates,
+        pressure=pressure,
+        finder=finder,
+        durable=DurableJobs(backends, clock, relay, finder, pressure, admission.outstanding),
+        clock=clock,
+        uploads=Slots(settings.max_uploads),
     )
-    for each in (chat, models, queues, spend, health, metrics):
-        app.include_router(each.router)
     app.add_exception_handler(AppError, errors.handle)
+    app.add_exception_handler(RequestValidationError, errors.handle_invalid)
     app.add_exception_handler(Exception, _unexpected)
     return app
 

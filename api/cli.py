@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from api import startup, supervisor
+from api import batch_cli, dead_cli, queues_cli, startup, supervisor
 from api.response_headers import VERSION
 from shared import config as configuration
 from shared.catalog import Catalog
@@ -26,6 +26,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(batch_cli.app, name="batch")
+app.add_typer(dead_cli.app, name="dead")
+app.add_typer(queues_cli.app, name="queues")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="LiteLLM's config.yaml. Default: HEADRACE_CONFIG.", dir_okay=False)
@@ -74,7 +77,14 @@ def worker(
     concurrency: Annotated[
         int | None, typer.Option(help="Jobs at a time. Default: HEADRACE_CONCURRENCY or 256.", min=1, max=10_000)
     ] = None,
-    recorder: Annotated[bool, typer.Option(help="Also write outcomes to the ledger.")] = True,
+    keeper: Annotated[
+        bool,
+        typer.Option(
+            "--keeper/--no-keeper",
+            "--recorder/--no-recorder",
+            help="Also keep: record outcomes, feed batches, reap lost jobs, send webhooks.",
+        ),
+    ] = True,
     health_port: Annotated[
         int | None,
         typer.Option(help="Serve /health/liveliness and /metrics on this port of 127.0.0.1.", min=0, max=65535),
@@ -88,7 +98,28 @@ def worker(
     if concurrency is not None:
         settings = settings.model_copy(update={"concurrency": concurrency})
     providers = startup.known_providers(provider or [], catalog)
-    uvloop.run(working.work(settings, catalog, providers, recorder=recorder, health_port=health_port))
+    uvloop.run(working.work(settings, catalog, providers, keeper=keeper, health_port=health_port))
+
+
+@app.command()
+def keeper(
+    config: ConfigOption = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run this part only: recorder, feeder, batches, reaper, webhooks or dead; may be repeated."),
+    ] = None,
+    health_port: Annotated[
+        int | None,
+        typer.Option(help="Serve /health/liveliness and /metrics on this port of 127.0.0.1.", min=0, max=65535),
+    ] = None,
+) -> None:
+    """Run what goes on beside the calls: any number of keepers may run. Needs RABBITMQ_URL and REDIS_URL."""
+    from api import working
+
+    settings, catalog = _load(config)
+    startup.require_shared_seams(settings)
+    parts = working.known_parts(only or [])
+    uvloop.run(working.keep(settings, catalog, parts, health_port=health_port))
 
 
 @app.command()

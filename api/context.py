@@ -6,9 +6,17 @@ from starlette.requests import Request
 
 from api.admission import Admission
 from api.auth import Authenticator, Principal
+from api.backpressure import Backpressure
+from api.durable import DurableJobs
+from api.job_finder import JobFinder
+from api.lane_board import LaneBoard
+from api.rate_limits import RateBoard
 from api.relay import Relay
+from api.uploads import Slots
 from broker.backends import Backends
 from shared.catalog import Catalog
+from shared.clock import Clock
+from shared.errors import PermissionDenied
 from shared.settings import Settings
 
 
@@ -20,6 +28,13 @@ class Context:
     authenticator: Authenticator
     admission: Admission
     relay: Relay
+    board: LaneBoard
+    rates: RateBoard
+    pressure: Backpressure
+    finder: JobFinder
+    durable: DurableJobs
+    clock: Clock
+    uploads: Slots
 
 
 def context_of(request: Request) -> Context:
@@ -28,6 +43,14 @@ def context_of(request: Request) -> Context:
     return context
 
 
-def authenticated(request: Request) -> Principal:
+async def authenticated(request: Request) -> Principal:
     """A dependency: the caller, or 401."""
-    return context_of(request).authenticator.principal(request.headers)
+    return await context_of(request).authenticator.principal(request.headers)
+
+
+async def administrator(request: Request) -> Principal:
+    """A dependency: the caller, who has the master key, or 401 or 403."""
+    caller = await authenticated(request)
+    if not caller.admin:
+        raise PermissionDenied("Only the master key may do this.")
+    return caller

@@ -1,23 +1,25 @@
-"""What runs beside the api or instead of it: workers and the recorder, in one process."""
+"""What runs beside the api or instead of it: workers and the keeper, in one process."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 
 from api import startup
 from broker.backends import Backends
-from shared import metrics
 from shared.catalog import Catalog
 from shared.clock import SystemClock
 from shared.settings import Settings
+from workers import keeper
+from workers.keeper import Keeper, Surroundings
 from workers.pipeline import Seams
-from workers.recorder import Recorder
 from workers.worker import Worker
 
-_FIRST_WAIT = 0.2  # seconds, doubled up to the longest
-_LONGEST_WAIT = 5.0
+PARTS = keeper.PARTS
+OTHER_PARTS = tuple(part for part in PARTS if part != "recorder")  # which may stop before the workers do
+
 _LAST_OUTCOMES = 10.0  # seconds
 _POLL = 0.02  # seconds
 
@@ -28,13 +30,14 @@ log = structlog.get_logger()
 async def workforce(
     backends: Backends, catalog: Catalog, settings: Settings, providers: list[str] | None = None
 ) -> AsyncIterator[None]:
-    """A worker and a recorder, while inside. Leaving drains the worker, then the recorder."""
+    """A worker and a keeper, while inside. Leaving drains the worker, then the recorder."""
     stopping = asyncio.Event()
-    async with recording(backends, settings):
+    async with keeping(backends, catalog, settings, ["recorder"]):
         async with asyncio.TaskGroup() as group:
             group.create_task(make_worker(backends, catalog, settings, providers).run(stopping))
             try:
-                yield
+                async with keeping(backends, catalog, settings, OTHER_PARTS):
+                    yield
             finally:
                 stopping.set()
         await _recorded(backends)
@@ -52,7 +55,7 @@ async def _recorded(backends: Backends) -> None:
 
 def make_worker(backends: Backends, catalog: Catalog, settings: Settings, providers: list[str] | None = None) -> Worker:
     return Worker(
-        Seams(backends.queue, backends.log, backends.limiter, catalog, SystemClock()),
+        Seams(backends.queue, backends.log, backends.limiter, catalog, SystemClock(), backends.store),
         providers or catalog.providers(),
         concurrency=settings.concurrency,
         grace=settings.grace_seconds,
@@ -61,19 +64,16 @@ def make_worker(backends: Backends, catalog: Catalog, settings: Settings, provid
 
 
 @asynccontextmanager
-async def recording(backends: Backends, settings: Settings) -> AsyncIterator[None]:
-    """The recorder, while inside. It begins when the store's schema is there; outcomes wait in the queue until then."""
-    async with asyncio.TaskGroup() as group:  # a recorder that fails takes the process along: outcomes would pile up
-        task = group.create_task(_record(backends, settings), name="recorder")
+async def keeping(
+    backends: Backends, catalog: Catalog, settings: Settings, parts: Collection[str] = PARTS
+) -> AsyncIterator[None]:
+    """These parts of the keeper, while inside. They begin when the store's schema is there; until then outcomes wait in
+    the queue, and lines in the store. Leaving, the recorder commits what it has."""
+    prepared = partial(startup.prepared_ledger, backends.store, settings)
+    kept = Keeper(Surroundings(backends, catalog, settings, SystemClock(), prepared), parts)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(kept.run(), name="keeper")
         try:
             yield
         finally:
             task.cancel()
-
-
-async def _record(backends: Backends, settings: Settings) -> None:
-    wait = _FIRST_WAIT
-    while not await startup.prepared_ledger(backends.store, settings):
-        await asyncio.sleep(wait)
-        wait = min(wait * 2, _LONGEST_WAIT)
-    await Recorder(backends.queue, backends.store, on_recorded=lambda new, _: metrics.RECORDED.inc(new)).run()

@@ -1,92 +1,14 @@
-"""Error code -> status and body, in OpenAI's shape with LiteLLM's types and messages: the one table."""
+"""Errors as answers. What status and body an error has is in `shared.error_bodies`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import orjson
+from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import errors
+from shared.error_bodies import STATUS, body_of, status_of
 from shared.errors import AppError
-from shared.providers import label
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How an error looks from outside."""
-
-    status: int
-    type: str
-    exception: str = ""
-    """LiteLLM's exception class; the message then starts `litellm.<Class>: <Class>: <Provider>Exception - `."""
-
-
-_BAD, _OURS = "invalid_request_error", "internal_server_error"
-
-STATUS: dict[str, Form] = {
-    errors.AppError.code: Form(500, _OURS),
-    errors.InvalidRequest.code: Form(400, _BAD),
-    errors.UnsupportedParameter.code: Form(400, _BAD, "UnsupportedParamsError"),
-    errors.RequestTooLarge.code: Form(413, _BAD),
-    errors.UnknownModel.code: Form(400, _BAD),
-    errors.NotAuthenticated.code: Form(401, "auth_error"),
-    errors.InvalidKey.code: Form(401, "token_not_found_in_db"),
-    errors.PermissionDenied.code: Form(403, "permission_error"),
-    errors.NotFound.code: Form(404, "not_found_error"),
-    errors.QueueFull.code: Form(429, "rate_limit_error"),
-    errors.RateLimited.code: Form(429, "all_deployments_in_cooldown"),
-    errors.DeadlineExceeded.code: Form(408, "timeout_error", "Timeout"),
-    errors.Cancelled.code: Form(499, _BAD),
-    errors.Unavailable.code: Form(503, _OURS),
-    errors.WorkerLost.code: Form(502, _OURS),
-    errors.Quarantined.code: Form(500, _OURS),
-    errors.CredentialsExhausted.code: Form(502, "upstream_credentials_exhausted"),
-    errors.UpstreamError.code: Form(502, _OURS, "APIError"),
-    errors.UpstreamBadRequest.code: Form(400, _BAD, "BadRequestError"),
-    errors.UpstreamContextWindowExceeded.code: Form(400, _BAD, "ContextWindowExceededError"),
-    errors.UpstreamContentPolicy.code: Form(400, _BAD, "ContentPolicyViolationError"),
-    errors.UpstreamAuthentication.code: Form(401, "authentication_error", "AuthenticationError"),
-    errors.UpstreamNotFound.code: Form(404, _BAD, "NotFoundError"),
-    errors.UpstreamRateLimited.code: Form(429, "rate_limit_error", "RateLimitError"),
-    errors.UpstreamQuotaExhausted.code: Form(429, "rate_limit_error", "RateLimitError"),
-    errors.UpstreamOverloaded.code: Form(503, _OURS, "ServiceUnavailableError"),
-    errors.UpstreamServerError.code: Form(500, _OURS, "InternalServerError"),
-    errors.UpstreamBroken.code: Form(502, _OURS, "BadGatewayError"),
-    errors.UpstreamUnreachable.code: Form(500, _OURS, "InternalServerError"),
-    errors.UpstreamTimeout.code: Form(408, "timeout_error", "Timeout"),
-}
-
-_PASSED_ON = frozenset({errors.UpstreamAuthentication.code, errors.UpstreamBadRequest.code})
-"""Codes that stand for several statuses of the provider: its own is passed on."""
-
-
-def status_of(error: AppError) -> int:
-    """The HTTP status of `error`."""
-    if error.code in _PASSED_ON and error.status is not None and 400 <= error.status < 500:
-        return error.status
-    return STATUS[error.code].status
-
-
-def body_of(error: AppError) -> bytes:
-    """`{"error": {message, type, param, code}}`, the code being the status as a string."""
-    form = STATUS[error.code]
-    message = error.message
-    if form.exception and error.provider:
-        source = f"{_label(error.provider)}Exception"
-        message = f"litellm.{form.exception}: {form.exception}: {source} - {message}"
-    elif form.exception:
-        message = f"litellm.{form.exception}: {message}"
-    status = status_of(error)
-    kind = "permission_error" if status == 403 else form.type
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": error.param, "code": str(status)}})
-
-
-def _label(provider: str) -> str:
-    try:
-        return label(provider)
-    except KeyError:
-        return provider  # of a newer worker
+from shared.validation import explain
 
 
 def response(error: AppError, headers: Mapping[str, str] | None = None) -> Response:
@@ -102,6 +24,14 @@ def response(error: AppError, headers: Mapping[str, str] | None = None) -> Respo
 def unexpected() -> AppError:
     """What a client is told when Headrace itself fails."""
     return AppError("Headrace failed at this request; its log says why.")
+
+
+async def handle_invalid(request: Request, error: Exception) -> Response:
+    """FastAPI's exception handler for query strings and paths that do not fit their route."""
+    assert isinstance(error, RequestValidationError)
+    problem = error.errors()[0]
+    _, *place = problem["loc"]  # it begins with `query` or `path`
+    return response(explain(problem, place))
 
 
 async def handle(request: Request, error: Exception) -> Response:

@@ -33,6 +33,9 @@ async def serve(settings: Settings, catalog: Catalog) -> None:
 
             await stack.enter_async_context(embedded.workforce(backends, catalog, settings))
         app = create_app(backends, catalog, settings)
+        await stack.enter_async_context(app.state.context.board)
+        await stack.enter_async_context(app.state.context.rates)
+        await stack.enter_async_context(app.state.context.durable)
         await _listen(app, settings, listening, _greeting(settings, catalog))
 
 

@@ -14,8 +14,8 @@ import structlog
 
 from broker import backends as seams
 from broker.backends import Backends, open_backends
-from broker.interfaces import Store
 from broker.store import apart
+from broker.store_interfaces import Store
 from shared.catalog import Catalog
 from shared.config import Config
 from shared.errors import ConfigError, Unavailable

@@ -1,8 +1,8 @@
-"""A worker process, and the page that says how it is."""
+"""A worker or keeper process, and the page that says how it is."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 import uvicorn
@@ -13,30 +13,58 @@ from api import embedded, startup
 from broker.backends import Backends
 from shared import metrics
 from shared.catalog import Catalog
-from shared.errors import Unavailable
+from shared.errors import ConfigError, Unavailable
 from shared.settings import Settings
 
 log = structlog.get_logger()
 
 
 async def work(
-    settings: Settings, catalog: Catalog, providers: list[str], *, recorder: bool, health_port: int | None
+    settings: Settings, catalog: Catalog, providers: list[str], *, keeper: bool, health_port: int | None
 ) -> None:
-    """Run a worker until SIGTERM or SIGINT; jobs in flight get the grace period, the rest is handed back."""
+    """Run a worker until SIGTERM or SIGINT; jobs in flight get the grace period, the rest is handed back. With
+    `keeper` it keeps as well; the recorder stops last, when the worker's outcomes are on the queue."""
     stopping = asyncio.Event()
     with startup.signals(lambda _: stopping.set()):
         async with startup.reachable(settings) as backends:
-            await backends.queue.declare(providers)
+            # The feeder fills the lanes of all providers, also of those that this process does not work for.
+            await backends.queue.declare(catalog.providers() if keeper else providers)
             await startup.prepared_ledger(backends.store, settings)
             worker = embedded.make_worker(backends, catalog, settings, providers)
             async with (
-                embedded.recording(backends, settings) if recorder else nullcontext(),
                 _health_page(backends, health_port),
+                embedded.keeping(backends, catalog, settings, ["recorder"] if keeper else []),
+                embedded.keeping(backends, catalog, settings, embedded.OTHER_PARTS if keeper else []),
             ):
                 startup.settle_memory()
                 log.info("worker ready", providers=providers, concurrency=settings.concurrency, id=worker.id)
                 await worker.run(stopping)
     log.info("worker stopped")
+
+
+async def keep(settings: Settings, catalog: Catalog, parts: Sequence[str], *, health_port: int | None) -> None:
+    """Run these parts of the keeper until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    with startup.signals(lambda _: stopping.set()):
+        async with startup.reachable(settings) as backends:
+            await backends.queue.declare(catalog.providers())
+            await startup.prepared_ledger(backends.store, settings)
+            async with (
+                _health_page(backends, health_port),
+                embedded.keeping(backends, catalog, settings, parts),
+            ):
+                startup.settle_memory()
+                log.info("keeper ready", parts=list(parts))
+                await stopping.wait()
+    log.info("keeper stopped")
+
+
+def known_parts(asked: Sequence[str]) -> list[str]:
+    """The parts that a keeper should run, all if none is named. Raises `ConfigError` for one that does not exist."""
+    for name in asked:
+        if name not in embedded.PARTS:
+            raise ConfigError(f"--only {name}: no such part: expected one of {', '.join(embedded.PARTS)}")
+    return list(dict.fromkeys(asked)) or list(embedded.PARTS)
 
 
 @asynccontextmanager

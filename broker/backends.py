@@ -5,7 +5,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from broker.interfaces import EventLog, JobQueue, Limiter, Store
+from broker.interfaces import EventLog, JobQueue, Limiter
+from broker.store_interfaces import Store
 from shared.errors import ConfigError
 from shared.settings import Settings
 

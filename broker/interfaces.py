@@ -1,4 +1,5 @@
-"""The four seams. Each docstring is a promise, and `tests/conformance/` checks it on every implementation.
+"""Three of the four seams; the store is in `broker.store_interfaces`. Each docstring is a promise, and
+`tests/conformance/` checks it on every implementation.
 
 Errors: every method raises `shared.errors.Unavailable` when its server cannot be reached within its timeout, and
 translates the foreign library's exceptions at its own file. Every implementation is an async context manager that
@@ -6,15 +7,15 @@ connects on entry and, on exit, ends what it started.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
+from broker.records import DeadLetter
 from shared.errors import AppError
 from shared.events import Event
-from shared.jobs import Job, Lane, Outcome
+from shared.jobs import Ending, Job, Lane, Outcome
 
 # --- JobQueue -------------------------------------------------------------------------------------------------------
 
@@ -36,6 +37,10 @@ class LaneStats:
     paused: bool = False
     local: bool = False
     """True when `in_flight` and `drain_rate` tell of this process only, so that `EventLog.reports` knows better."""
+    first: int = 0
+    """Those of `depth` that go before all others: interactive ones of precedence `FIRST`."""
+    drained: int | None = None
+    """Jobs that left it since its workers started, as they report it; less than before when one of them is gone."""
 
     @property
     def estimated_wait(self) -> float:
@@ -44,7 +49,7 @@ class LaneStats:
 
 
 class Delivery(Protocol):
-    """A job in a worker's hands. Exactly one of the three settles it; settling twice is an error, settling after the
+    """A job in a worker's hands. Either of the two settles it; settling twice is an error, settling after the
     connection was lost does nothing, because the queue delivers the job again."""
 
     @property
@@ -63,32 +68,56 @@ class Delivery(Protocol):
         """Move the job to `headrace.dead.<provider>` with the reason, then ack."""
         ...
 
-    async def hand_back(self) -> None:
-        """Put the job back at the end of its lane for another worker, by republish and ack (a requeue would spend the
-        delivery limit of RabbitMQ 3.10)."""
-        ...
-
 
 class OutcomeBatch(Protocol):
     @property
     def outcomes(self) -> Sequence[Outcome]: ...
 
+    @property
+    def endings(self) -> Sequence[Ending]: ...
+
     async def ack(self) -> None:
-        """The outcomes are committed in the store."""
+        """The outcomes and endings are committed in the store."""
+        ...
+
+
+class DeadDelivery(Protocol):
+    """A message from `headrace.dead.<provider>`, on its way to the store, where operators find it."""
+
+    @property
+    def letter(self) -> DeadLetter: ...
+
+    @property
+    def abandoned(self) -> bool:
+        """True when the queue gave the job up itself (delivered too often, unreadable), so that no worker has recorded
+        its end."""
+        ...
+
+    async def ack(self) -> None:
+        """The letter is committed in the store."""
         ...
 
 
 class Consumer(Protocol):
     """Deliveries of one worker from its lanes. While several lanes have jobs it serves them by weighted deficit round
-    robin, interactive to batch as 8 to 1. At most `prefetch` deliveries are unsettled at a time."""
+    robin, interactive to batch as 8 to 1, and the interactive jobs of a lane in the order of their precedence. At most
+    `prefetch` deliveries are unsettled at a time, and of those at most seven eighths (but at least one) from batch
+    lanes, so that a client never waits for a batch to give up a slot. Where `prefetch` is 48 or more, the last
+    sixteenth (rounded down) is kept for interactive jobs of precedence `FIRST`."""
 
     async def get(self) -> Delivery:
         """The next delivery; waits for one. Survives a reconnect. Raises `asyncio.CancelledError` only."""
         ...
 
-    async def pause(self, provider: str, seconds: float) -> None:
-        """Stop taking jobs of this provider for so long: all its keys are at their limits. A second call prolongs or
-        shortens it; 0 resumes."""
+    async def pause(self, provider: str, seconds: float, lane: Lane | None = None) -> None:
+        """Stop taking jobs of this provider for so long: all its keys are at their limits. With a `lane`, jobs of that
+        lane only, and never interactive ones of precedence `FIRST`: many wait already. A second call for the same
+        prolongs or shortens it; 0 resumes."""
+        ...
+
+    async def pause_lanes(self, lanes: Collection[str]) -> None:
+        """Take jobs of none of these lanes (`shared.lane_reports.lane_id`), which an operator has paused, until they
+        are left out of a later call. What was handed out goes on."""
         ...
 
     async def stop(self) -> None:
@@ -105,7 +134,8 @@ class JobQueue(Protocol):
         Writes at once and returns a future that resolves when the queue has taken responsibility: awaiting it is
         optional for a client that is itself waiting for events, and mandatory before acking a predecessor. The future
         raises `QueueFull` (with `retry_after` = depth / drain rate, clamped to 1..3,600 s) when the lane is at its
-        bound and `Unavailable` when the connection is lost before the confirm. A delayed job ignores the bound.
+        bound (an eighth over it for an interactive job of precedence `FIRST`) and `Unavailable` when the connection is
+        lost before the confirm. A delayed job ignores the bound. A durable job's message is persistent on every lane.
         """
         ...
 
@@ -121,25 +151,34 @@ class JobQueue(Protocol):
         and is back. Whoever waits for such a job publishes it again, marked `suspect`."""
         ...
 
-    def record(self, outcomes: Sequence[Outcome]) -> "asyncio.Future[None]":
-        """Put outcomes on the durable `headrace.outcomes` queue as one message. The future resolves when they are
-        safe; only then may their job be acked."""
+    def record(self, outcomes: Sequence[Outcome], endings: Sequence[Ending] = ()) -> "asyncio.Future[None]":
+        """Put outcomes, and the endings of durable jobs, on the durable `headrace.outcomes` queue as one message. The
+        future resolves when they are safe; only then may their jobs be acked. What is large travels as several
+        messages; one ending with its answer may have 128 MiB (16 MiB on RabbitMQ 4), and fails with `RequestTooLarge`
+        beyond, nothing having been sent."""
         ...
 
     def outcomes(self, prefetch: int) -> AbstractAsyncContextManager[AsyncIterator[OutcomeBatch]]:
-        """Batches for the recorder, each one message as `record` sent it; unacked ones come again."""
+        """Batches for the recorder, each one message as `record` sent it (at most 4 MiB, or one ending); unacked ones
+        come again."""
         ...
 
     async def outcomes_waiting(self) -> int:
         """Messages with outcomes that no recorder has acked yet; on RabbitMQ without those in a recorder's hands."""
         ...
 
+    def dead_letters(self, prefetch: int) -> AbstractAsyncContextManager[AsyncIterator[DeadDelivery]]:
+        """What lands in the dead-letter queues of the providers that this process has declared or will declare, for
+        the store; unacked ones come again. At most `prefetch` are unacked, on RabbitMQ one from each queue at least."""
+        ...
+
     async def declare(self, providers: Sequence[str]) -> None:
         """Make the exchange, lanes, delay levels, dead letters and outcomes queue of these providers. Idempotent."""
         ...
 
-    async def stats(self) -> list[LaneStats]:
-        """One entry for each declared lane."""
+    async def stats(self, lanes: Collection[str] | None = None) -> list[LaneStats]:
+        """One entry for each declared lane; only for those of `lanes` (`shared.lane_reports.lane_id`) when given.
+        RabbitMQ needs about half a millisecond for each."""
         ...
 
     async def ping(self) -> None:
@@ -181,14 +220,20 @@ class EventLog(Protocol):
         log instead; it never blocks others."""
         ...
 
+    def tail(self, job_id: str, after: int = 0) -> Follower:
+        """Follow any job from its log, whichever process accepted it: the events with a sequence over `after`, those
+        logged and those to come, live. Any number of tails may follow one job. Synchronous; a job whose log does not
+        exist (yet) is waited for."""
+        ...
+
     async def emit(self, reply_to: str, events: Sequence[Event]) -> None:
         """Append to the job's log (kept for `ttl` after the last event, 10 minutes by default) and ring the doorbell
-        on `reply_to`, in one round trip. Events of STARTED kind are logged only."""
+        on `reply_to`, in one round trip. Events with the number 0 (STARTED, ACCEPTED) are logged only."""
         ...
 
     def mark_started(self, event: Event) -> "asyncio.Future[None]":
-        """Log a STARTED event. The bytes are handed to the operating system before this returns, so that a process
-        killed right afterwards has still left its note. Awaiting the future is optional."""
+        """Log a note: a STARTED or an ACCEPTED event. The bytes are handed to the operating system before this returns,
+        so that a process killed right afterwards has still left its note. Awaiting the future is optional."""
         ...
 
     async def claim(self, job_id: str, attempt: int, ttl: float) -> bool:
@@ -198,7 +243,7 @@ class EventLog(Protocol):
         ...
 
     async def replay(self, job_id: str, after: int = 0) -> list[Event]:
-        """Logged events with a sequence over `after`, and every STARTED event, in the order they were appended."""
+        """Logged events with a sequence over `after`, and all notes (number 0), in the order they were appended."""
         ...
 
     async def cancel(self, job_id: str) -> None:
@@ -226,6 +271,14 @@ class EventLog(Protocol):
     async def reports(self) -> list[bytes]:
         """The reports of all workers whose announcement holds, at most 1,000, in no order; workers that gave none are
         left out."""
+        ...
+
+    async def pause_lane(self, lane: str, paused: bool) -> None:
+        """An operator stops a lane (`shared.lane_reports.lane_id`), or lets it go on; kept until changed."""
+        ...
+
+    async def paused_lanes(self) -> frozenset[str]:
+        """The lanes that are stopped now."""
         ...
 
     async def put_body(self, job_id: str, body: bytes, ttl: float) -> None:
@@ -295,6 +348,8 @@ class BucketState:
     in_flight: int
     cooldown: float
     """Seconds left."""
+    limits: Limits = Limits()
+    """In force for requests and tokens: those of the config, else those learnt."""
 
 
 class Limiter(Protocol):
@@ -330,69 +385,8 @@ class Limiter(Protocol):
 
     async def state(self, buckets: Sequence[str]) -> list[BucketState]: ...
 
-    async def ping(self) -> None: ...
-
-
-# --- Store ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SpendQuery:
-    """A page of the ledger, newest first."""
-
-    start: datetime | None = None
-    end: datetime | None = None
-    key: str | None = None
-    user: str | None = None
-    request_id: str | None = None
-    """A job id or a response id."""
-    limit: int = 1000
-    """1 to 10,000."""
-    offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SpendSummary:
-    cost: int
-    """Nano-dollars."""
-    attempts: int
-    by_model: dict[str, int] = field(default_factory=dict)
-    """Nano-dollars by upstream model."""
-
-
-@dataclass(frozen=True, slots=True)
-class DailySpend:
-    date: str
-    """YYYY-MM-DD, UTC."""
-    cost: int
-    users: dict[str, int]
-    models: dict[str, int]
-
-
-class Store(Protocol):
-    async def migrate(self) -> None:
-        """Bring the schema up to date; safe while several processes do it at once."""
+    async def dead(self, credentials: Sequence[str]) -> frozenset[str]:
+        """Those of them that are buried."""
         ...
-
-    async def current(self) -> bool:
-        """Whether the schema is up to date."""
-        ...
-
-    async def record(self, outcomes: Sequence[Outcome]) -> int:
-        """Add rows in one transaction; those whose (job_id, attempt) exist already are left as they are. Returns how
-        many were new. When it returns they are committed. Raises `InvalidRequest`, having written nothing, when the
-        database refuses a row: trying again does not help."""
-        ...
-
-    async def spend(self, query: SpendQuery) -> list[Outcome]: ...
-
-    async def daily(self, query: SpendQuery) -> list[DailySpend]:
-        """Spend by day, in date order, for the query's filters (its limit and offset do not apply)."""
-        ...
-
-    async def summary(self) -> SpendSummary: ...
 
     async def ping(self) -> None: ...
-
-
-Json = dict[str, Any]

@@ -55,6 +55,10 @@ class Link:
         self._connection = await self._connect()
         self._task = asyncio.create_task(self._run(self._connection), name="redis link")
 
+    def start(self) -> None:
+        """Connect in the background, however long it takes."""
+        self._task = asyncio.create_task(self._run(None), name="redis link")
+
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -68,8 +72,10 @@ class Link:
             self._watched.reschedule(0.0)
             self._watched = None
 
-    async def _run(self, connection: AbstractConnection) -> None:
+    async def _run(self, connection: AbstractConnection | None) -> None:
         while True:
+            if connection is None:
+                connection = self._connection = await self._reconnect()
             try:
                 async with asyncio.timeout(None) as self._watched:
                     await self._serve(connection)
@@ -78,7 +84,7 @@ class Link:
             finally:
                 self._watched = None
                 await connection.disconnect(nowait=True)
-            connection = self._connection = await self._reconnect()
+            connection = None
 
     async def _reconnect(self) -> AbstractConnection:
         delay, longest = _BACKOFF

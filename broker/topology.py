@@ -2,6 +2,7 @@
 
     headrace.jobs            direct exchange; routing key `<provider>.<lane>`
       headrace.jobs.<provider>.interactive, headrace.jobs.<provider>.batch
+      headrace.jobs.<provider>.interactive.first: the interactive jobs of tenants that have little under way
     headrace.delay.<ms>      fanout exchange and queue, one pair a level; expired jobs go to `headrace.jobs` under the
                              routing key that they came with
     headrace.dead            direct exchange; routing key `<provider>`
@@ -33,6 +34,23 @@ def routing_key(provider: str, lane: Lane) -> str:
 
 def lane_queue(provider: str, lane: Lane, namespace: str = NAMESPACE) -> str:
     return f"{namespace}.jobs.{provider}.{lane.value}"
+
+
+def first_key(provider: str) -> str:
+    return f"{routing_key(provider, Lane.INTERACTIVE)}.first"
+
+
+def first_queue(provider: str, namespace: str = NAMESPACE) -> str:
+    """Where interactive jobs of the highest precedence wait. They need a queue, not only a priority: RabbitMQ sends a
+    consumer what is there until its prefetch is used up, and whatever comes then, of any priority, has to wait until
+    the consumer settles one."""
+    return f"{namespace}.jobs.{first_key(provider)}"
+
+
+def lane_queues(provider: str, lane: Lane, namespace: str = NAMESPACE) -> tuple[str, ...]:
+    """All queues of the lane, the one that goes first at the head."""
+    own = lane_queue(provider, lane, namespace)
+    return (first_queue(provider, namespace), own) if lane is Lane.INTERACTIVE else (own,)
 
 
 def dead_exchange(namespace: str = NAMESPACE) -> str:

@@ -71,6 +71,10 @@ class Deployment:
     params: Mapping[str, Any] = field(default_factory=dict)
     """Default request parameters: any other key of litellm_params. The request overrides them."""
     prices: Prices = Prices()
+    provider_batch: bool = False
+    """Lines of batches may go to the provider's own batch API."""
+    provider_batch_discount: float | None = None
+    """What is taken off the price there, 0 to 1; None means the public price list, else a half."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """`model_info` as configured."""
 

@@ -80,6 +80,7 @@ class _Builder:
                 self.wildcards.append(self._wildcard_by_name(entry, template))
                 continue
             provider, model = self._upstream(entry)
+            _check_batch_api(entry, provider)
             deployment = self._connected(entry, replace(template, provider=provider, model=model), credential)
             if "*" in entry.name:
                 self.wildcards.append(Wildcard(entry.name, model, {provider: deployment}))
@@ -131,6 +132,8 @@ class _Builder:
             headers=headers,
             params=defaults,
             prices=_prices(entry),
+            provider_batch=params.provider_batch == "auto",
+            provider_batch_discount=params.provider_batch_discount,
             info=entry.written_info,
         )
 
@@ -232,6 +235,15 @@ class _Builder:
                 f"add api_base, or set {variable}"
             )
         return base.rstrip("/")
+
+
+def _check_batch_api(entry: Entry, provider: str) -> None:
+    if entry.params.provider_batch == "auto" and not providers.provider(provider).batch_api:
+        able = ", ".join(name for name in sorted(providers.known()) if providers.provider(name).batch_api)
+        raise ConfigError(
+            f"{entry.where}.litellm_params.provider_batch: no batch API is known for {providers.label(provider)}, only "
+            f"for {able}: leave it out"
+        )
 
 
 def _own_key(entry: Entry, credential: Mapping[str, str]) -> str:

@@ -38,6 +38,9 @@ _BY_TYPE = {
     "model_type": _MAPPING,
     "model_attributes_type": _MAPPING,
     "string_too_short": Expectation("text", '"text"'),
+    "webhook_secret": Expectation(
+        "'whsec_' and the base64 of 24 to 64 bytes", "whsec_$(head -c 32 /dev/urandom | base64)"
+    ),
 }
 
 _BOUNDS = {

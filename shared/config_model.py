@@ -3,7 +3,7 @@
 Numbers are lenient about their spelling ("600" is 600), because values often come from environment variables.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
@@ -14,6 +14,10 @@ def _listed(value: Any) -> Any:
 
 def _alias_target(value: Any) -> Any:
     return {"model": value} if isinstance(value, str) else value
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # YAML reads a bare `off` as false
 
 
 Names = Annotated[list[str], BeforeValidator(_listed)]
@@ -77,6 +81,8 @@ class LiteLLMParams(Costs):
     litellm_credential_name: str | None = None
     headers: dict[str, str] = Field(default={}, repr=False)
     extra_headers: dict[str, str] = Field(default={}, repr=False)
+    provider_batch: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "off"
+    provider_batch_discount: Annotated[float | None, Field(ge=0, le=1)] = None
 
 
 class ModelInfo(Costs):

@@ -1,6 +1,7 @@
 """The one tree of errors. An error knows its stable code and whether a retry can help; it does not know HTTP.
 
-Errors cross the queue as `AppError.to_wire()` and come back with `from_wire()`. `api/errors.py` maps codes to statuses.
+Errors cross the queue as `AppError.to_wire()` and come back with `from_wire()`. `shared/error_bodies.py` maps codes to
+statuses.
 """
 
 from typing import Any, ClassVar
@@ -92,6 +93,12 @@ class NotFound(AppError):
     code = "not_found"
 
 
+class IdempotencyKeyReused(AppError):
+    """The idempotency key belongs to another request of the same caller."""
+
+    code = "idempotency_key_reused"
+
+
 # Backpressure
 
 
@@ -105,6 +112,19 @@ class RateLimited(AppError):
     """Every key is at its limit, and the first refill comes after the request's deadline."""
 
     code = "rate_limited"
+
+
+class QueueWaitExceeded(AppError):
+    """No attempt had begun when the request's `max_queue_wait` was over, or none would have."""
+
+    code = "queue_wait_exceeded"
+
+
+class DeadlineUnreachable(AppError):
+    """The job's lane is so long that its deadline would pass before its turn: it was not accepted. `retry_after` is
+    when it would be in time."""
+
+    code = "deadline_unreachable"
 
 
 class DeadlineExceeded(AppError):

@@ -13,13 +13,15 @@ class Kind(IntEnum):
     CHUNK = 2  # data: complete SSE frames, ready to write; the first one carries meta (see below)
     COMPLETED = 3  # meta: usage, cost, timings; data: the JSON answer, empty for a stream
     FAILED = 4  # meta: AppError.to_wire() under "error", and what is known of the attempt
+    ACCEPTED = 5  # meta: key, stream, deadline: whose job it is, for who asks another api process about it
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`job_id | seq | kind | meta | data`. Numbers start at 1 and have no gap; STARTED events carry 0.
+    """`job_id | seq | kind | meta | data`. Numbers start at 1 and have no gap; STARTED and ACCEPTED events carry 0.
 
-    A STARTED event is a note for the next worker, should this one die: it is logged and never delivered to followers.
+    A STARTED event is a note for the next worker, should this one die, and an ACCEPTED event one for other api
+    processes: they are logged and never delivered to followers.
     """
 
     job_id: str
@@ -32,6 +34,10 @@ class Event:
     @property
     def last(self) -> bool:
         return self.kind is Kind.COMPLETED or self.kind is Kind.FAILED
+
+    def frames(self) -> bytes:
+        """A CHUNK's server-sent events as the store keeps them: the last one carries the event's number."""
+        return b"%bid: %b:%d\n\n" % (self.data[:-1], self.job_id.encode(), self.seq)
 
     def to_wire(self) -> bytes:
         meta = b"" if self.meta is None else orjson.dumps(self.meta)

@@ -14,6 +14,10 @@ class Lane(StrEnum):
     BATCH = "batch"  # nobody is
 
 
+FIRST = 3
+"""The highest precedence, of tenants that have little under way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One stop on a job's route: deployments of one provider that may serve it, best `order` first."""
@@ -69,6 +73,18 @@ class Job:
     """Published again because the first confirm was lost: another copy may be on its way, so look at the log first."""
     cause: dict[str, Any] | None = None
     """The first group's error (`AppError.to_wire`), which the client gets if everything else fails too."""
+    durable: bool = False
+    """The store has a row for it: its messages are persistent, and its end is recorded together with its answer."""
+    start_by: float = 0.0
+    """Seconds since the epoch; a job that no attempt has begun by then fails (`max_queue_wait`). 0: no such limit."""
+    precedence: int = FIRST - 1
+    """0 to `FIRST`: of the interactive jobs that wait, those with the highest go first. The more a tenant has under
+    way, the lower its next ones. Batch jobs are in a fair order before they are published, and have no use for it."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose turn it is when tenants share a lane: fairness is between these."""
+        return self.team or self.key
 
     @property
     def current(self) -> Leg:
@@ -140,6 +156,46 @@ class Status(StrEnum):
     FAILURE = "failure"
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"  # the worker died during the attempt; the provider may have billed it
+
+
+class JobState(StrEnum):
+    """Of a durable job. The first five are unfinished."""
+
+    QUEUED = "queued"  # in the store only; the feeder releases it
+    DISPATCHING = "dispatching"  # being published: whoever finds it so for long publishes it again
+    DISPATCHED = "dispatched"  # on its lane, in a worker's hands, or waiting on a delay level
+    CONSIGNED = "consigned"  # sent to a provider's own batch API
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"  # its deadline passed before it could finish
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a durable job ended, as the store keeps it until its result expires. Only a job's first ending counts."""
+
+    job_id: str
+    state: JobState
+    finished_at: float
+    """Seconds since the epoch."""
+    attempts: int
+    """Attempts that went upstream."""
+    answer: bytes = b""
+    """The answer's JSON; of a stream the server-sent events, each frame with its `id:` line, as a client gets them."""
+    error: dict[str, Any] | None = None
+    """`AppError.to_wire()`; None when completed."""
+    served: dict[str, Any] | None = None
+    """`Attempt.served()` of the last attempt: what becomes of it are response headers."""
+    cost: int = 0
+    """Nano-dollars, of the last attempt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What a worker reports of its lanes with each heartbeat, and the sum over all workers.
 
-On the wire: `{"lanes": {"openai.interactive": {"in_flight": 3, "drain_rate": 12.5}}}`.
+On the wire: `{"lanes": {"openai.interactive": {"in_flight": 3, "drain_rate": 12.5, "drained": 940}}}`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +17,8 @@ class LaneReport:
     """Jobs in hand."""
     drain_rate: float
     """Jobs per second that left it, a moving average."""
+    drained: int = 0
+    """Jobs that left it since the worker started."""
 
 
 def lane_id(provider: str, lane: Lane) -> str:
@@ -33,7 +35,8 @@ def from_wire(wire: bytes) -> dict[str, LaneReport]:
     try:
         lanes = orjson.loads(wire)["lanes"]
         return {
-            lane: LaneReport(int(report["in_flight"]), float(report["drain_rate"])) for lane, report in lanes.items()
+            lane: LaneReport(int(report["in_flight"]), float(report["drain_rate"]), int(report.get("drained", 0)))
+            for lane, report in lanes.items()
         }
     except (ValueError, LookupError, TypeError, AttributeError) as exc:
         raise ValueError(f"not a worker's report: {exc!r}") from exc
@@ -49,5 +52,9 @@ def total(wires: Iterable[bytes]) -> dict[str, LaneReport]:
             continue
         for lane, report in lanes.items():
             before = totals.get(lane, LaneReport(0, 0.0))
-            totals[lane] = LaneReport(before.in_flight + report.in_flight, before.drain_rate + report.drain_rate)
+            totals[lane] = LaneReport(
+                before.in_flight + report.in_flight,
+                before.drain_rate + report.drain_rate,
+                before.drained + report.drained,
+            )
     return totals

@@ -48,6 +48,28 @@ LANE_IN_FLIGHT = Gauge(
     "headrace_queue_in_flight", "Jobs of a lane in workers' hands", ["provider", "lane"], registry=REGISTRY
 )
 LANE_DRAIN = Gauge("headrace_queue_drain_rate", "Jobs settled a second", ["provider", "lane"], registry=REGISTRY)
+LINES_RELEASED = Counter(
+    "headrace_lines_released", "Queued jobs that the feeder put on their lanes", ["provider"], registry=REGISTRY
+)
+BATCHES = Gauge("headrace_batches", "Unfinished batches, as the keeper saw them last", ["status"], registry=REGISTRY)
+BATCHES_ENDED = Counter("headrace_batches_ended", "Batches by how they ended", ["status"], registry=REGISTRY)
+JOBS_REAPED = Counter(
+    "headrace_jobs_reaped", "Durable jobs published again, put back, or ended past their deadline", ["why"],
+    registry=REGISTRY,
+)  # fmt: skip
+PROVIDER_BATCH_LINES = Counter(
+    "headrace_provider_batch_lines", "Lines that came back from providers' batch APIs, by what became of them",
+    ["provider", "result"], registry=REGISTRY,
+)  # fmt: skip
+ROWS_PURGED = Counter("headrace_rows_purged", "Rows deleted after their time", ["kind"], registry=REGISTRY)
+for _metric, _values in (  # there from the start, at 0: a rate needs a first value
+    (BATCHES, ("validating", "in_progress", "finalizing", "cancelling")),
+    (BATCHES_ENDED, ("completed", "failed", "expired", "cancelled")),
+    (JOBS_REAPED, ("published_again", "put_back", "expired")),
+    (ROWS_PURGED, ("jobs", "files", "batches", "webhooks", "dead_letters")),
+):
+    for _value in _values:
+        _metric.labels(_value)
 
 _groups: set[str] = set()
 
@@ -66,12 +88,20 @@ def note_attempt(outcome: Outcome) -> None:
     if outcome.status is not Status.SUCCESS:
         return
     series.upstream_seconds.observe(outcome.duration)
-    series.input_tokens.inc(outcome.usage.prompt)
-    series.output_tokens.inc(outcome.usage.output)
-    if outcome.cost:
-        series.spend.inc(outcome.cost / 1_000_000_000)
+    series.note_usage(outcome)
     if outcome.ttft is not None and outcome.stream:
         series.first_token_seconds.observe(outcome.ttft)
+
+
+def note_provider_batch(provider: str, outcomes: Iterable[Outcome], *, answered: int, failed: int, live: int) -> None:
+    """Count the attempts at a provider's batch, and what becomes of the lines. How long they were there is no latency
+    of the provider's."""
+    for outcome in outcomes:
+        series = _series(_bounded(outcome.group), outcome.provider)
+        series.by_status[outcome.status].inc()
+        series.note_usage(outcome)
+    for result, count in (("answered", answered), ("failed", failed), ("live", live)):
+        PROVIDER_BATCH_LINES.labels(provider, result).inc(count)
 
 
 def note_lanes(lanes: Iterable[tuple[str, str, int, int, float]]) -> None:
@@ -97,6 +127,12 @@ class _Series:
         self.input_tokens = INPUT_TOKENS.labels(group, provider)
         self.output_tokens = OUTPUT_TOKENS.labels(group, provider)
         self.spend = SPEND.labels(group, provider)
+
+    def note_usage(self, outcome: Outcome) -> None:
+        self.input_tokens.inc(outcome.usage.prompt)
+        self.output_tokens.inc(outcome.usage.output)
+        if outcome.cost:
+            self.spend.inc(outcome.cost / 1_000_000_000)
 
 
 @lru_cache(maxsize=4096)

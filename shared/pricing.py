@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 
 from genai_prices.data_snapshot import get_snapshot
@@ -48,6 +48,9 @@ _PROVIDER_IDS = {
     "voyage": "voyageai",
     "xai": "x-ai",
 }
+
+_BATCH_DISCOUNT = 0.5
+"""What OpenAI, Anthropic and Google take off in their batch APIs."""
 
 _FREE_PROVIDERS = frozenset({"simulated"})
 
@@ -113,6 +116,17 @@ class PriceBook:
         if prompt or usage.output:
             total += schedule.request
         return (total + _PER_NANODOLLAR // 2) // _PER_NANODOLLAR
+
+    def batch_cost(self, deployment: Deployment, usage: Usage, *, when: datetime | None = None) -> int:
+        """Nano-dollars at the provider's own batch API: by the config's discount, else by the price list if it has
+        prices for batches and the config has none of its own, else half of what a live call costs."""
+        live, batch = (self._find(deployment, tier, when) for tier in (None, "batch"))
+        listed = live != batch and deployment.prices == Prices()
+        if listed and deployment.provider_batch_discount is None:
+            return self.cost(deployment, usage, service_tier="batch", when=when)
+        discount = deployment.provider_batch_discount
+        share = 1 - Decimal(str(_BATCH_DISCOUNT if discount is None else discount))
+        return int((self.cost(deployment, usage, when=when) * share).to_integral_value(ROUND_HALF_UP))
 
     def known(self, deployment: Deployment) -> bool:
         """Whether a cost of 0 means free: false when neither the config nor the price list has the model."""

@@ -32,6 +32,7 @@ class Provider:
     rename: Mapping[str, str] = field(default_factory=dict)
     unsupported: frozenset[str] = frozenset()
     stream_options: bool = True
+    batch_api: bool = False
 
 
 def known() -> frozenset[str]:

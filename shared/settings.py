@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.config import Config
 from shared.config_errors import expectation, shown
 from shared.errors import ConfigError
+from shared.webhooks import is_secret
 
 MEGABYTE = 1024 * 1024
 
@@ -25,6 +27,12 @@ def _variable(*names: str, **rules: Any) -> Any:
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _signing(secret: SecretStr) -> SecretStr:
+    if not is_secret(secret.get_secret_value()):
+        raise PydanticCustomError("webhook_secret", "not a secret of Standard Webhooks")
+    return secret
 
 
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
@@ -69,12 +77,23 @@ class Settings(BaseSettings):
     concurrency: int = _variable("HEADRACE_CONCURRENCY", default=256, gt=0)
     """Jobs that one worker process runs at a time."""
     max_body_bytes: int = _variable("HEADRACE_MAX_BODY_BYTES", default=100 * MEGABYTE, gt=0)
+    max_file_bytes: int = _variable("HEADRACE_MAX_FILE_BYTES", default=512 * MEGABYTE, gt=0)
+    max_batch_file_bytes: int = _variable("HEADRACE_MAX_BATCH_FILE_BYTES", default=200 * MEGABYTE, gt=0)
+    max_uploads: int = _variable("HEADRACE_MAX_UPLOADS", default=16, gt=0)
+    """Files that one api process takes in at a time, about 2 MiB of memory each."""
     request_timeout: float = _variable("HEADRACE_REQUEST_TIMEOUT", default=600.0, gt=0)
     """Seconds for a request, waiting and retries included, when neither it nor the config sets a time."""
     keepalive_seconds: float = _variable("HEADRACE_KEEPALIVE_SECONDS", default=5.0, gt=0)
     """Seconds of silence on a stream after which a comment is sent."""
     grace_seconds: float = _variable("HEADRACE_GRACE_SECONDS", default=30.0, ge=0)
     """Seconds that running jobs get to finish after SIGTERM."""
+
+    webhook_secret: Annotated[SecretStr, AfterValidator(_signing)] | None = _variable(
+        "HEADRACE_WEBHOOK_SECRET", default=None
+    )
+    """Signs webhooks; none are sent without it."""
+    webhook_allow_private: bool = _variable("HEADRACE_WEBHOOK_ALLOW_PRIVATE", default=False)
+    """Webhooks may go to private, loopback and link-local addresses."""
 
     log_level: LogLevel = _variable("HEADRACE_LOG_LEVEL", "LITELLM_LOG", default="info")
     log_format: LogFormat = _variable("HEADRACE_LOG_FORMAT", default="auto")

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 import orjson
 
 from broker.interfaces import EventLog
+from shared import token_estimates
 from shared.catalog import Deployment
 from shared.clock import Clock
 from shared.errors import AppError, UpstreamBroken, UpstreamTimeout
 from shared.events import Event, Kind
 from shared.jobs import Job, Usage
-from workers import hints, preparation
+from workers import hints
 from workers.providers.base import Adapter, Call, Chunk, StreamDecoder
 from workers.sse import SseDecoder
+from workers.transcript import Transcript
 from workers.upstream import Response, Upstream
 
 DEFAULT_STREAM_TIMEOUT = 120.0  # seconds to the first content and between contents; reasoning models think long
@@ -48,6 +50,8 @@ class Attempt:
     """The provider's response headers, names in lower case."""
     dispatched: bool = False
     """The provider may have seen it."""
+    transcript: Transcript | None = None
+    """Of a durable stream: takes down what is streamed."""
 
     @property
     def committed(self) -> bool:
@@ -58,8 +62,8 @@ class Attempt:
         if self.usage is not None:
             return self.usage
         return Usage(
-            input=preparation.prompt_tokens(self.job.body),
-            output=preparation.output_tokens(self.characters),
+            input=token_estimates.prompt_tokens(self.job.body),
+            output=token_estimates.output_tokens(self.characters),
             estimated=True,
         )
 
@@ -133,6 +137,7 @@ class Caller:
                     "worker": self._worker_id,
                     "at": attempt.started_at,
                     "queue_wait": attempt.queue_wait,
+                    "key": attempt.job.key,  # whose it is, for who asks any api process about the job
                 },
             )
         )
@@ -215,7 +220,10 @@ class _StreamRelay:
         frames = b"".join([b"data: %b\n\n" % data for data in self._held])
         self._held.clear()
         attempt.seq += 1
-        await self._log.emit(attempt.job.reply_to, [Event(attempt.job.id, attempt.seq, Kind.CHUNK, frames, meta)])
+        event = Event(attempt.job.id, attempt.seq, Kind.CHUNK, frames, meta)
+        if attempt.transcript is not None:
+            attempt.transcript.add(event)
+        await self._log.emit(attempt.job.reply_to, [event])
 
 
 def _estimated_usage(attempt: Attempt, call: Call) -> Chunk:

@@ -7,10 +7,11 @@ from shared.lane_reports import LaneReport, lane_id, to_wire
 
 
 class _Lane:
-    __slots__ = ("drain_rate", "in_flight")
+    __slots__ = ("drain_rate", "drained", "in_flight")
 
     def __init__(self, now: float) -> None:
         self.in_flight = 0
+        self.drained = 0
         self.drain_rate = DrainRate(now)
 
 
@@ -31,13 +32,14 @@ class Census:
         """`taken` came before."""
         lane = self._lane(job)
         lane.in_flight -= 1
+        lane.drained += 1
         lane.drain_rate.add(1, self._clock.monotonic())
 
     def report(self) -> bytes:
         now = self._clock.monotonic()
         return to_wire(
             {
-                id: LaneReport(lane.in_flight, round(lane.drain_rate.per_second(now), 3))
+                id: LaneReport(lane.in_flight, round(lane.drain_rate.per_second(now), 3), lane.drained)
                 for id, lane in self._lanes.items()
             }
         )

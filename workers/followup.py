@@ -1,11 +1,12 @@
 """After an attempt: the key's state, and after a failure the job's next step."""
 
 import random
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import structlog
 
-from broker.interfaces import Grant, JobQueue, Limiter, Limits
+from broker.interfaces import Grant, Limiter, Limits
 from shared import errors
 from shared.catalog import Catalog
 from shared.clock import Clock
@@ -14,30 +15,32 @@ from shared.jobs import Job
 from workers import hints, retry
 from workers.attempt import Attempt
 from workers.health import Health
-from workers.recovery import Recovery
-from workers.reports import Reports
 
 _BURIAL = 60.0  # seconds that a refused key stays out before it is tried again
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Publish `successor` after `delay` seconds."""
+
+    successor: Job
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Tell the client of `error`."""
+
+    error: AppError
+
+
 class FollowUp:
-    def __init__(
-        self,
-        queue: JobQueue,
-        limiter: Limiter,
-        catalog: Catalog,
-        clock: Clock,
-        reports: Reports,
-        recovery: Recovery,
-    ) -> None:
-        self._queue = queue
+    def __init__(self, limiter: Limiter, catalog: Catalog, clock: Clock) -> None:
         self._limiter = limiter
         self._catalog = catalog
         self._clock = clock
-        self._reports = reports
-        self._recovery = recovery
         self._health = Health(clock, catalog.routing)
 
     def succeeded(self, attempt: Attempt) -> None:
@@ -52,9 +55,13 @@ class FollowUp:
             limits = Limits(rpm=said.limit_requests, tpm=said.limit_tokens)
             await self._limiter.learn(grant, limits, said.remaining_requests, said.remaining_tokens)
 
-    async def after(self, attempt: Attempt, grant: Grant, error: AppError) -> None:
-        """Rest the key if it needs it, then retry, go on to the next leg, or tell the client."""
-        await self._note_health(attempt, grant, error)
+    async def give_back(self, grant: Grant) -> None:
+        """The key was granted and not used."""
+        with suppress(errors.Unavailable):  # else the lease ends by itself
+            await self._limiter.settle(grant, 0)
+
+    def next_step(self, attempt: Attempt, error: AppError) -> Again | GiveUp:
+        """Retry, go on to the next leg, or tell the client."""
         job = self._with_special_fallbacks(attempt.job, error)
         decision: retry.Decision = retry.GiveUp()
         if not attempt.committed:
@@ -69,23 +76,11 @@ class FollowUp:
             case retry.Retry(delay, counted):
                 delay = max(delay, self._catalog.routing.retry_after)
                 successor = job.next_retry(avoid=attempt.deployment.id)
-                await self._republish(attempt, successor if counted else replace(successor, retries=job.retries), delay)
+                return Again(successor if counted else replace(successor, retries=job.retries), delay)
             case retry.NextLeg():
-                await self._republish(attempt, replace(job.next_leg(), cause=job.cause or error.to_wire()), 0.0)
+                return Again(replace(job.next_leg(), cause=job.cause or error.to_wire()), 0.0)
             case retry.GiveUp():
-                first = errors.from_wire(job.cause) if job.cause else error
-                await self._reports.failed(job, first, attempt)
-
-    async def _republish(self, attempt: Attempt, successor: Job, delay: float) -> None:
-        # Should this worker die before its ack, the job itself comes again beside its successor: both look at the log.
-        body = b"" if successor.claim else successor.body
-        successor = replace(successor, body=body, published_at=self._clock.now(), suspect=True)
-        try:
-            await self._queue.publish(successor, delay=delay)
-        except errors.QueueFull as full:
-            await self._reports.failed(successor, full, attempt)
-            return
-        self._recovery.note_moved(attempt.job)
+                return GiveUp(errors.from_wire(job.cause) if job.cause else error)
 
     def _with_special_fallbacks(self, job: Job, error: AppError) -> Job:
         """Groups that the config names for exactly this error come before the general fallbacks."""
@@ -102,7 +97,8 @@ class FollowUp:
             return replace(job, route=(*job.route[:here], *named))
         return job
 
-    async def _note_health(self, attempt: Attempt, grant: Grant, error: AppError) -> None:
+    async def note_health(self, attempt: Attempt, grant: Grant, error: AppError) -> None:
+        """Rest the key if it needs it."""
         deployment = attempt.deployment
         if deployment.provider != attempt.job.provider:
             return  # a `mock_response`, which any client may send: it says nothing of the key

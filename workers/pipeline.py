@@ -2,33 +2,38 @@
 
 import asyncio
 import random
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
 from broker.interfaces import Candidate, Consumer, Delivery, EventLog, Grant, JobQueue, Limiter, Limits
-from shared import errors
+from broker.store_interfaces import Store
+from shared import errors, token_estimates
 from shared.catalog import Catalog, Deployment
 from shared.clock import Clock
 from shared.errors import AppError
-from shared.jobs import Job, Outcome, Status
-from workers import preparation
+from shared.jobs import Job, Lane, Status
+from workers import preparation, refusals
 from workers.attempt import Attempt, Caller
-from workers.followup import FollowUp
+from workers.ends import Ends
+from workers.followup import Again, FollowUp, GiveUp
+from workers.line import standing
 from workers.outcomes import OutcomeWriter
 from workers.providers import registry
 from workers.providers.base import Call
-from workers.recovery import Finished, Poison, Recovery
+from workers.recovery import Finished, Lost, Recovery
 from workers.reports import Reports
-from workers.turnstile import Postponed, Turnstile
+from workers.run import Run, to_the_end
+from workers.transcript import Transcript
+from workers.turnstile import Belated, Postponed, Turnstile
 
 _LEASE_MARGIN = 60.0  # seconds that a lease outlives its attempt's time limit
 _CROWD_PAUSE = 0.5  # seconds without new jobs of a provider whose only line is long, so that other providers have room
 _REFUND_CHECK = 2.0  # seconds; tokens that running attempts reserved and did not use may come back at any time
 _SHORTEST_POSTPONEMENT = 1.0  # seconds; a job that waited in memory in vain should not come back at once
 _SERVER_AWAY = 1.0  # seconds until a job is tried again that one of our own servers failed
+_NO_ROOM = 1.0  # seconds until a durable job comes back to a lane that was full
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +45,22 @@ class Seams:
     limiter: Limiter
     catalog: Catalog
     clock: Clock
+    store: Store | None = None
+    """Where large bodies of durable jobs wait; None where there are no durable jobs."""
 
 
 class Pipeline:
-    def __init__(self, seams: Seams, caller: Caller, reports: Reports, outcomes: OutcomeWriter) -> None:
+    def __init__(self, seams: Seams, caller: Caller, outcomes: OutcomeWriter) -> None:
         self._queue = seams.queue
         self._log = seams.log
         self._catalog = seams.catalog
         self._clock = seams.clock
+        self._store = seams.store
         self._caller = caller
-        self._reports = reports
-        self._outcomes = outcomes
+        reports = Reports(seams.clock)
+        self._ends = Ends(seams.log, reports, outcomes)
         self._recovery = Recovery(seams.queue, seams.log, seams.limiter, seams.catalog, reports, outcomes)
-        self._follow_up = FollowUp(seams.queue, seams.limiter, seams.catalog, seams.clock, reports, self._recovery)
+        self._follow_up = FollowUp(seams.limiter, seams.catalog, seams.clock)
         self._turnstile = Turnstile(seams.limiter)
         self._rng = random.Random()
 
@@ -61,22 +69,12 @@ class Pipeline:
 
         Raises `Unavailable` when the queue itself is away: the delivery stays unsettled and comes again.
         """
-        run = _Run(delivery, consumer, delivery.job)
+        run = Run(delivery, consumer)
         try:
-            if run.second_hand:
-                match await self._recovery.take_over(run.job):
-                    case Job() as job:
-                        run.job = job
-                    case Finished():
-                        await delivery.ack()
-                        return
-                    case Poison(reason):
-                        await delivery.dead(reason)
-                        return
-            if await self._wanted(run.job):
+            if (not run.second_hand or await self._taken_over(run)) and await self._wanted(run):
                 with self._log.on_cancel(run.job.id, run.cancel):
                     await self._serve(run)
-            await delivery.ack()
+            await run.settle()
         except errors.Unavailable as error:
             await self._wait_for_our_servers(run, error)
         except asyncio.CancelledError:
@@ -84,24 +82,46 @@ class Pipeline:
                 await asyncio.shield(self._hand_over(run))
                 raise
             run.task.uncancel()
-            await delivery.ack()
+            if not run.concluded:
+                await self._ends.cancelled(run)
+            await run.settle()
 
-    async def apologise(self, delivery: Delivery, reason: str) -> None:
+    async def apologise(self, delivery: Delivery, consumer: Consumer, reason: str) -> None:
         """The worker itself failed at the job, which would fail again: tell the client and set the job aside."""
-        error = AppError("Headrace failed at this request; its log says why.")
-        history = await self._log.replay(delivery.job.id)
-        await self._reports.failed_after(delivery.job, error, max((event.seq for event in history), default=0))
-        await delivery.dead(reason)
+        run = Run(delivery, consumer)
+        await self._conclude(run, await self._recovery.account_for(run.job))
+        run.poison = reason
+        await run.settle()
 
-    async def _wanted(self, job: Job) -> bool:
+    async def _taken_over(self, run: Run) -> bool:
+        """Whether the job, which another worker may have had, is to run here."""
+        found = await self._recovery.take_over(run.job)
+        if isinstance(found, Job):
+            run.job = found
+            return True
+        await self._conclude(run, found)
+        return False
+
+    async def _conclude(self, run: Run, found: Finished | Lost) -> None:
+        match found:
+            case Finished():
+                run.concluded = True
+            case Lost(job, error, seen, transcript, poison):
+                run.job, run.transcript = job, transcript
+                await self._ends.failed(run, error, seen=seen)
+                run.poison = poison
+
+    async def _wanted(self, run: Run) -> bool:
+        job = run.job
         if await self._log.is_cancelled(job.id, since=job.accepted_at):
+            await self._ends.cancelled(run)
             return False
-        if self._remaining(job) <= 0:
-            await self._reports.failed(job, _too_late(job))
+        if self._patience(job) <= 0:
+            await self._ends.failed(run, refusals.too_late(job, self._clock.now()))
             return False
         return True
 
-    async def _serve(self, run: "_Run") -> None:
+    async def _serve(self, run: Run) -> None:
         """From a wanted job to an answer, a successor on the queue, or an error at the client."""
         try:
             if run.job.claim and not run.job.body:
@@ -110,20 +130,29 @@ class Pipeline:
             deployments = self._deployments(run.job)
             answer = await self._enter(run, deployments, request)
         except TimeoutError:
-            await self._reports.failed(run.job, _too_late(run.job))
+            await self._ends.failed(run, refusals.too_late(run.job, self._clock.now()))
             return
         except errors.Unavailable:
             raise
         except AppError as error:
-            await self._reports.failed(run.job, error)
+            await self._ends.failed(run, error)
             return
+        if isinstance(answer, Belated):
+            if await self._overtaken(run, answer.grant):
+                return
+            answer = answer.grant
         if isinstance(answer, Postponed):
-            await _to_the_end(self._postpone(run, answer))
+            await to_the_end(self._postpone(run, answer))
             return
         deployment = next(each for each in deployments if each.id == answer.deployment)
         await self._attempt(run, answer, preparation.call(run.job, request, deployment, self._clock.now()))
 
     async def _with_body(self, job: Job) -> Job:
+        if job.durable and self._store is not None:
+            record = await self._store.jobs.get(job.id, bodies=True)
+            if record is None:
+                raise errors.NotFound("The job has expired, and its request with it.")
+            return replace(job, body=record.job.body)
         body = await self._log.get_body(job.id)
         if body is None:
             raise errors.DeadlineExceeded("The request's body was kept until its deadline and is gone.")
@@ -142,9 +171,9 @@ class Pipeline:
         return sorted(shuffled, key=lambda each: each.id == job.avoid) if job.avoid else shuffled
 
     async def _enter(
-        self, run: "_Run", deployments: Sequence[Deployment], request: Mapping[str, Any]
-    ) -> Grant | Postponed:
-        prompt = preparation.prompt_tokens(run.job.body)
+        self, run: Run, deployments: Sequence[Deployment], request: Mapping[str, Any]
+    ) -> Grant | Belated | Postponed:
+        prompt = token_estimates.prompt_tokens(run.job.body)
         candidates = [
             Candidate(
                 deployment=each.id,
@@ -155,232 +184,208 @@ class Pipeline:
             )
             for each in deployments
         ]
-        if self._turnstile.crowded(candidates):
+        place = standing(run.job)
+        if self._turnstile.crowded(candidates, place):
             if not self._alone(run.job):
                 return Postponed(_SHORTEST_POSTPONEMENT, "crowd")  # other models need this worker's slots
-            await run.consumer.pause(run.job.provider, _CROWD_PAUSE)
+            await run.consumer.pause(run.job.provider, _CROWD_PAUSE, run.job.lane)
         return await self._turnstile.enter(
             f"{run.job.id}/{run.job.attempt}",
             candidates,
-            patience=self._remaining(run.job),
+            standing=place,
+            patience=self._patience(run.job),
             lease_ttl=max(each.timeout for each in deployments) + _LEASE_MARGIN,
         )
 
-    async def _attempt(self, run: "_Run", grant: Grant, call: Call) -> None:
+    async def _overtaken(self, run: Run, grant: Grant) -> bool:
+        """Whether another copy of the job got ahead while this one waited for its key, which then goes back."""
+        overtaken = True
+        try:
+            overtaken = await self._recovery.overtaken(run.job)
+        finally:
+            if overtaken:
+                await to_the_end(self._follow_up.give_back(grant))
+                self._turnstile.freed(grant.bucket)
+        run.concluded = overtaken
+        return overtaken
+
+    async def _attempt(self, run: Run, grant: Grant, call: Call) -> None:
         now = self._clock.now()
         run.grant = grant
+        if run.job.durable and call.stream:
+            run.transcript = Transcript()
         attempt = run.attempt = Attempt(
             job=run.job,
             deployment=call.deployment,
             queue_wait=max(now - (run.job.published_at or run.job.accepted_at), 0.0),
             started=self._clock.monotonic(),
             started_at=now,
+            transcript=run.transcript,
         )
         try:
             body = await self._caller.perform(attempt, registry.adapter(call.deployment.provider), call)
         except AppError as error:
-            await _to_the_end(self._fail(run, grant, error))
+            await to_the_end(self._fail(run, grant, attempt, error))
         except asyncio.CancelledError:
-            await _to_the_end(self._abandon(run, grant, Status.CANCELLED))
+            await to_the_end(self._abandon(run, grant, attempt, Status.CANCELLED))
             raise
         except BaseException:  # a bug of ours; the key and the bill must not suffer from it
-            await _to_the_end(self._abandon(run, grant, Status.FAILURE))
+            await to_the_end(self._abandon(run, grant, attempt, Status.FAILURE))
             raise
         else:
             try:
-                await self._complete(run, grant, body)
+                await self._complete(run, grant, attempt, body)
             except asyncio.CancelledError:
                 # Too late: the job is done. What is left is done here, where every step may come twice.
-                await _to_the_end(self._complete(run, grant, body))
+                await to_the_end(self._complete(run, grant, attempt, body))
                 raise
 
-    async def _complete(self, run: "_Run", grant: Grant, body: bytes) -> None:
+    async def _complete(self, run: Run, grant: Grant, attempt: Attempt, body: bytes) -> None:
         """The answer leaves first; the ack, which `run` sends, waits until the outcome is safe."""
-        attempt = run.attempt
-        assert attempt is not None
-        if run.answer is None:
-            outcome = self._reports.outcome(attempt, Status.SUCCESS)
-            await self._reports.completed(attempt, outcome, body)
-            run.answer = outcome
+        if not run.answered:
+            await self._ends.completed(run, body)
         self._follow_up.succeeded(attempt)
-        await self._follow_up.settle(grant, attempt)
-        await self._outcomes.record(run.answer)
-        run.concluded = run.recorded = True
+        await self._settle(grant, attempt)
+        await self._ends.confirmed(run)
 
-    async def _fail(self, run: "_Run", grant: Grant, error: AppError) -> None:
-        assert run.attempt is not None
-        await self._follow_up.settle(grant, run.attempt, failed=True)
-        await self._record(run, Status.FAILURE, error)
-        await self._follow_up.after(run.attempt, grant, error)
-        run.concluded = True
+    async def _fail(self, run: Run, grant: Grant, attempt: Attempt, error: AppError) -> None:
+        await self._settle(grant, attempt, failed=True)
+        step = self._follow_up.next_step(attempt, error)
+        self._ends.book(run, Status.FAILURE, error)
+        if isinstance(step, Again) or not run.job.durable:  # else the row travels with the ending
+            await self._ends.record(run)
+        await self._follow_up.note_health(attempt, grant, error)
+        match step:
+            case Again(successor, delay):
+                if await self._publish(run, successor, delay):
+                    self._recovery.note_moved(run.job)
+            case GiveUp(first):
+                await self._ends.failed(run, first)
 
-    async def _abandon(self, run: "_Run", grant: Grant, status: Status) -> None:
+    async def _settle(self, grant: Grant, attempt: Attempt, *, failed: bool = False) -> None:
+        await self._follow_up.settle(grant, attempt, failed=failed)
+        self._turnstile.freed(grant.bucket)
+
+    async def _abandon(self, run: Run, grant: Grant, attempt: Attempt, status: Status) -> None:
         """The attempt was cut short, by the client, our own end or a bug: give the key back, bill what was used."""
-        assert run.attempt is not None
-        await self._follow_up.settle(grant, run.attempt)
-        await self._record(run, status)
+        await self._settle(grant, attempt)
+        self._ends.book(run, status)
+        if not (run.cancelled and run.job.durable):  # else the row travels with the ending
+            await self._ends.record(run)
 
-    async def _record(self, run: "_Run", status: Status, error: AppError | None = None) -> None:
-        attempt = run.attempt
-        if attempt is not None and attempt.dispatched and not run.recorded:
-            await self._outcomes.record(self._reports.outcome(attempt, status, error))
-            run.recorded = True
-
-    async def _postpone(self, run: "_Run", postponed: Postponed) -> None:
+    async def _postpone(self, run: Run, postponed: Postponed) -> None:
         """No key is free within the short wait: through a delay level, to the next leg, or back to the client."""
         job = run.job
         onward = job.leg + 1 < len(job.route)
-        patience = (job.deadline - job.accepted_at) / 10 if onward else self._remaining(job)
+        patience = self._patience(job)
+        if onward:
+            patience = min(patience, (job.deadline - job.accepted_at) / 10)
         if postponed.seconds < patience:
             wait = min(postponed.seconds, _REFUND_CHECK) if postponed.reason == "tokens" else postponed.seconds
             if self._alone(job):
-                await run.consumer.pause(job.provider, wait)
+                # Batch jobs wait with a client's, and no client waits with them.
+                await run.consumer.pause(job.provider, wait, Lane.BATCH if job.lane is Lane.BATCH else None)
             await self._unclaim(run)
-            await self._publish(job, max(wait, _SHORTEST_POSTPONEMENT))
+            delay = max(wait, _SHORTEST_POSTPONEMENT)
+            if await self._publish(run, job, delay) and job.lane is Lane.INTERACTIVE:
+                self._turnstile.expect(self._buckets(job), postponed, delay)
         elif onward:
-            cause = job.cause or _no_key(job, postponed).to_wire()
+            cause = job.cause or refusals.no_key(job, postponed, self._clock.now()).to_wire()
             await self._unclaim(run)
-            await self._publish(replace(job, leg=job.leg + 1, retries=0, avoid="", cause=cause))
+            await self._publish(run, replace(job, leg=job.leg + 1, retries=0, avoid="", cause=cause))
         else:
-            error = errors.from_wire(job.cause) if job.cause else _no_key(job, postponed)
-            await self._reports.failed(job, error)
-        run.concluded = True
+            error = errors.from_wire(job.cause) if job.cause else refusals.no_key(job, postponed, self._clock.now())
+            await self._ends.failed(run, error)
 
     def _alone(self, job: Job) -> bool:
         """Whether the provider's jobs all want the buckets of this one: only then may its whole lane wait with it."""
-        mine = {self._catalog.deployment(each).bucket for each in job.current.deployments}
+        mine = self._buckets(job)
         others = (each for each in self._catalog.connections() if each.provider == job.provider)
         return all(each.bucket in mine for each in others)
 
-    async def _hand_over(self, run: "_Run") -> None:
+    def _buckets(self, job: Job) -> set[str]:
+        return {self._catalog.deployment(each).bucket for each in job.current.deployments}
+
+    async def _hand_over(self, run: Run) -> None:
         """This worker ends with the job in its hands: another one takes it, unless its tokens are out already."""
         attempt = run.attempt
         if run.concluded:
             pass  # only the ack is missing
+        elif run.over:
+            await self._ends.confirmed(run)
         elif attempt is not None and attempt.committed:
             error = errors.WorkerLost("The worker was stopped in the middle of the stream. Send the request again.")
-            await self._reports.failed(run.job, error, attempt)
+            await self._ends.failed(run, error)
         else:
             await self._pass_on(run, run.successor())
-        await run.delivery.ack()
+        await run.settle()
 
-    async def _wait_for_our_servers(self, run: "_Run", error: errors.Unavailable) -> None:
+    async def _wait_for_our_servers(self, run: Run, error: errors.Unavailable) -> None:
         """The log, the limiter or the queue is away. What the provider may have billed is recorded in any case."""
-        if run.grant is not None and run.attempt is not None:
+        attempt = run.attempt
+        if run.grant is not None and attempt is not None:
             with suppress(errors.Unavailable):  # else the lease ends by itself
-                await self._follow_up.settle(run.grant, run.attempt, failed=run.answer is None)
-        if run.answer is not None:
-            await self._outcomes.record(run.answer)
+                await self._settle(run.grant, attempt, failed=not run.answered)
+        if run.over:
+            await self._ends.confirmed(run)
         else:
-            await self._record(run, Status.FAILURE, error)
-            if run.attempt is None or not run.attempt.committed:
+            self._ends.book(run, Status.FAILURE, error)
+            if attempt is None or not attempt.committed:
+                await self._ends.record(run)
                 # What failed may have been done all the same: the next worker looks at the log before it runs the job.
                 await self._pass_on(run, replace(run.successor(), suspect=True), _SERVER_AWAY)
             else:
-                await self._end_stream(run.attempt, error)
-        await run.delivery.ack()
+                await self._end_stream(run, error)
+        await run.settle()
 
-    async def _end_stream(self, attempt: Attempt, error: AppError) -> None:
+    async def _end_stream(self, run: Run, error: AppError) -> None:
         """Tell the client of a stream that broke off, as soon as the log is back and while anybody may be waiting."""
-        while self._remaining(attempt.job) > 0:
+        if run.job.durable:
+            await self._ends.failed(run, error)
+            return
+        await self._ends.record(run)
+        while self._remaining(run.job) > 0:
             try:
-                await self._reports.failed(attempt.job, error, attempt)
+                await self._ends.failed(run, error)
                 return
             except errors.Unavailable:
                 await asyncio.sleep(_SERVER_AWAY)
 
-    async def _unclaim(self, run: "_Run") -> None:
+    async def _unclaim(self, run: Run) -> None:
         """The job goes back under the number it came with: the next worker must be able to claim it."""
         if run.second_hand:
             await self._log.claim(run.job.id, run.job.attempt, 0.0)
 
-    async def _pass_on(self, run: "_Run", successor: Job, delay: float = 0.0) -> None:
+    async def _pass_on(self, run: Run, successor: Job, delay: float = 0.0) -> None:
         if successor.attempt == run.job.attempt:
             await self._unclaim(run)
-        await self._publish(successor, delay)
-        if successor.attempt > run.job.attempt:
+        if await self._publish(run, successor, delay) and successor.attempt > run.job.attempt:
             self._recovery.note_moved(run.job)
 
-    async def _publish(self, job: Job, delay: float = 0.0) -> None:
-        """Put the job on its lane as it travels: a claimed body stays behind, and the wait is measured anew.
+    async def _publish(self, run: Run, job: Job, delay: float = 0.0) -> bool:
+        """Put the job on its lane as it travels: a claimed body stays behind, and the wait is measured anew. Whether
+        there was room; if not, the client has been told.
 
         Should this worker die before its ack, there are two of the job: both look at the log before they run.
         """
         body = b"" if job.claim else job.body
         job = replace(job, body=body, published_at=self._clock.now(), suspect=True)
         try:
-            await self._queue.publish(job, delay=delay)
+            try:
+                await self._queue.publish(job, delay=delay)
+            except errors.QueueFull:
+                if not job.durable or delay > 0:
+                    raise
+                await self._queue.publish(job, delay=_NO_ROOM)  # it was accepted, and no bound holds for delayed jobs
         except errors.QueueFull as full:
-            await self._reports.failed(job, full)
+            await self._ends.failed(run, full)
+            return False
+        run.concluded = True
+        return True
+
+    def _patience(self, job: Job) -> float:
+        """Seconds that the job may still wait for its turn."""
+        return refusals.waits_until(job) - self._clock.now()
 
     def _remaining(self, job: Job) -> float:
         return job.deadline - self._clock.now()
-
-
-class _Run:
-    """A job in this worker's hands, and how far it has come."""
-
-    def __init__(self, delivery: Delivery, consumer: Consumer, job: Job) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "a pipeline runs in a task"
-        self.task = task
-        self.delivery = delivery
-        self.consumer = consumer
-        self.job = job
-        self.attempt: Attempt | None = None
-        self.grant: Grant | None = None
-        self.answer: Outcome | None = None
-        """The row of the answer that the client has."""
-        self.recorded = False
-        self.concluded = False
-        """Nothing is left to do but the ack."""
-        self.cancelled = False
-
-    @property
-    def second_hand(self) -> bool:
-        """Another worker may have had the job."""
-        return self.delivery.redelivered or self.job.suspect
-
-    def cancel(self) -> None:
-        """The client is gone: stop, wherever the job is."""
-        if not self.cancelled:
-            self.cancelled = True
-            self.task.cancel()
-
-    def successor(self) -> Job:
-        """The job as the next worker should have it: a number is used up once the provider may have seen it."""
-        used = self.attempt is not None and self.attempt.dispatched
-        return replace(self.job, attempt=self.job.attempt + used, suspect=self.second_hand)
-
-
-async def _to_the_end(steps: Coroutine[Any, Any, None]) -> None:
-    """Await `steps`; a cancellation that comes meanwhile is raised after their end."""
-    task = asyncio.create_task(steps)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
-
-
-def _too_late(job: Job) -> AppError:
-    return errors.DeadlineExceeded(
-        f"Request timed out. Its {job.deadline - job.accepted_at:.1f} s ran out while it waited for its turn at "
-        f"{job.provider}: send a longer timeout, or less at once."
-    )
-
-
-def _no_key(job: Job, postponed: Postponed) -> AppError:
-    if postponed.seconds == inf:
-        return errors.CredentialsExhausted(
-            f"Every API key for {job.current.group!r} at {job.provider} was refused by the provider: check the keys."
-        )
-    return errors.RateLimited(
-        f"No deployments available for selected model, Try again in {postponed.seconds:.0f} seconds. "
-        f"Passed model={job.model}. Every key is at its limit ({postponed.reason}) beyond the request's deadline.",
-        retry_after=postponed.seconds,
-    )

@@ -1,12 +1,12 @@
 """From a job and the deployment that will serve it to the adapter's `Call`."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from shared import token_estimates
 from shared.catalog import Deployment
 from shared.errors import InvalidRequest
 from shared.jobs import Job
@@ -20,11 +20,6 @@ _BROKER_FIELDS = frozenset({
     "disable_fallbacks", "model_info", "proxy_server_request", "secret_fields",
 })  # fmt: skip
 """What LiteLLM's clients put into a body for the proxy itself; it never reaches a provider."""
-
-_CHARACTERS_PER_TOKEN = 4  # a common rule of thumb for English; only reservations and marked estimates rest on it
-_DEFAULT_OUTPUT_RESERVE = 1024  # tokens reserved for an answer whose request sets no maximum
-_INLINE_DATA = re.compile(rb'"data:[^"]{256,}"|"data"\s*:\s*"[^"]{256,}"')
-_INLINE_TOKENS = 1000  # an image or document page, roughly, instead of its base64 text
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -79,23 +74,9 @@ def _short(id: object) -> str:
     return without_signature(id) if isinstance(id, str) else ""
 
 
-def prompt_tokens(body: bytes) -> int:
-    """An estimate of a request's input tokens, from its size; inline images count as `_INLINE_TOKENS` each."""
-    if len(body) < 1024:
-        return len(body) // _CHARACTERS_PER_TOKEN
-    text, inlined = _INLINE_DATA.subn(b"", body)
-    return len(text) // _CHARACTERS_PER_TOKEN + inlined * _INLINE_TOKENS
-
-
-def output_tokens(characters: int) -> int:
-    """An estimate of the tokens in so many characters of output."""
-    return -(-characters // _CHARACTERS_PER_TOKEN)
-
-
 def most_output(request: Mapping[str, Any], deployment: Deployment) -> int:
     """The most tokens that the request, or else the deployment, lets the model write."""
     if deployment.params:
         request = {**deployment.params, **request}
-    limit = request.get("max_completion_tokens") or request.get("max_tokens") or _DEFAULT_OUTPUT_RESERVE
-    choices = request.get("n") or 1
-    return int(limit) * int(choices)
+    limit = request.get("max_completion_tokens") or request.get("max_tokens")
+    return token_estimates.most_output(limit, request.get("n"))

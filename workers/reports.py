@@ -1,19 +1,30 @@
-"""What an attempt leaves behind: its row in the ledger, and the last event that its client gets."""
+"""What an attempt leaves behind: its row in the ledger, the last event that its client gets, and of a durable job the
+ending that the store keeps. Values only: `workers.ends` sends them."""
 
-from broker.interfaces import EventLog
+from collections.abc import Mapping
+from typing import Any
+
+from shared import errors
 from shared.clock import Clock
 from shared.errors import AppError
 from shared.events import Event, Kind
-from shared.jobs import Job, Outcome, Status, Usage
+from shared.jobs import Ending, Job, JobState, Outcome, Status, Usage
 from shared.pricing import PriceBook
 from workers.attempt import Attempt
+from workers.transcript import MAX_ANSWER_BYTES, Transcript
 
 _LONGEST_MESSAGE = 500  # characters of an error message that the ledger keeps
+_STATES = {
+    errors.Cancelled.code: JobState.CANCELLED,
+    errors.DeadlineExceeded.code: JobState.EXPIRED,
+}
+"""By error code; every other error means FAILED."""
+_CLOCK_SLACK = 0.05  # seconds; time limits are kept by another clock than deadlines
+_NOT_SERVED = ("outcome", "error", "end")  # of a last event's meta; the rest is `Attempt.served`
 
 
 class Reports:
-    def __init__(self, log: EventLog, clock: Clock) -> None:
-        self._log = log
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._prices = PriceBook()
 
@@ -48,26 +59,67 @@ class Reports:
             response_id=attempt.response_id or f"chatcmpl-{job.id}",
         )
 
-    async def completed(self, attempt: Attempt, outcome: Outcome, body: bytes) -> None:
+    def completed(self, attempt: Attempt, outcome: Outcome, body: bytes) -> Event:
+        """The event carries the outcome, so that a redelivery can book it without running again."""
+        job = attempt.job
         meta = attempt.served()
         meta["outcome"] = outcome
-        await self._emit(attempt.job, Event(attempt.job.id, attempt.seq + 1, Kind.COMPLETED, body, meta))
+        if job.durable:
+            meta["end"] = self._end(job, JobState.COMPLETED, outcome)
+        return Event(job.id, attempt.seq + 1, Kind.COMPLETED, body, meta)
 
-    async def failed(self, job: Job, error: AppError, attempt: Attempt | None = None) -> None:
-        """Tell the client. The event carries the outcome, so that a redelivery can book it without running again."""
-        meta: dict[str, object] = {}
-        seq = 1
-        if attempt is not None:
-            meta = attempt.served()
-            seq = attempt.seq + 1
-            if attempt.dispatched:
-                meta["outcome"] = self.outcome(attempt, Status.FAILURE, error)
+    def failed(self, job: Job, error: AppError, attempt: Attempt | None, outcome: Outcome | None, seq: int) -> Event:
+        """As event number `seq`. It carries the attempt's outcome, if the attempt went upstream."""
+        meta = attempt.served() if attempt is not None else {}
+        if outcome is not None:
+            meta["outcome"] = outcome
         meta["error"] = error.to_wire()
-        await self._emit(job, Event(job.id, seq, Kind.FAILED, b"", meta))
+        if job.durable:
+            meta["end"] = self._end(job, self._state(job, error), outcome)
+        return Event(job.id, seq, Kind.FAILED, b"", meta)
 
-    async def failed_after(self, job: Job, error: AppError, seq: int) -> None:
-        """Tell the client of a job whose worker died after event number `seq`."""
-        await self._emit(job, Event(job.id, seq + 1, Kind.FAILED, b"", {"error": error.to_wire()}))
+    def ending(self, job: Job, last: Event, transcript: Transcript | None) -> Ending:
+        """What the store keeps of a durable job whose last event is, or was, this one: the same whoever asks."""
+        meta: Mapping[str, Any] = last.meta
+        error = meta.get("error")
+        end = meta.get("end") or self._guessed_end(job, last)
+        state = JobState(end["state"])
+        answer = last.data if transcript is None else transcript.text(complete=last.kind is Kind.COMPLETED)
+        if transcript is None and len(answer) > MAX_ANSWER_BYTES:
+            state, error, answer = JobState.FAILED, _too_large(len(answer)).to_wire(), b""
+        return Ending(
+            job_id=job.id,
+            state=state,
+            finished_at=end["at"],
+            attempts=end["attempts"],
+            answer=answer,
+            error=error,
+            served={name: value for name, value in meta.items() if name not in _NOT_SERVED} or None,
+            cost=end["cost"],
+        )
 
-    async def _emit(self, job: Job, event: Event) -> None:
-        await self._log.emit(job.reply_to, [event])
+    def _end(self, job: Job, state: JobState, outcome: Outcome | None) -> dict[str, Any]:
+        """What only an ending knows, as a durable job's last event carries it."""
+        return {
+            "state": state.value,
+            "at": self._clock.now(),
+            "attempts": job.attempt if outcome is not None else job.attempt - 1,
+            "cost": outcome.cost if outcome is not None else 0,
+        }
+
+    def _guessed_end(self, job: Job, last: Event) -> dict[str, Any]:
+        """For a last event that no worker wrote."""
+        completed = last.kind is Kind.COMPLETED
+        state = JobState.COMPLETED if completed else _STATES.get(last.meta["error"].get("code"), JobState.FAILED)
+        return self._end(job, state, None)
+
+    def _state(self, job: Job, error: AppError) -> JobState:
+        if error.retryable and self._clock.now() >= job.deadline - _CLOCK_SLACK:
+            return JobState.EXPIRED  # with more time it would have gone on
+        return _STATES.get(error.code, JobState.FAILED)
+
+
+def _too_large(size: int) -> AppError:
+    return errors.UpstreamError(
+        f"The answer has {size} bytes, and the store keeps at most {MAX_ANSWER_BYTES}: ask for less, or without a job."
+    )

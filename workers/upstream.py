@@ -8,12 +8,13 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
 from typing import Protocol, Self
 
 import aiohttp
 
-from shared.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from shared.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from workers import simulated
 from workers.providers.base import UpstreamRequest
 
@@ -22,6 +23,17 @@ KEEPALIVE_TIMEOUT = 15.0  # seconds; large providers were measured to close idle
 _PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy"})  # what aiohttp reads
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A request that calls no model: any method, and a body that may be too large for memory."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | AsyncIterator[bytes] = b""
+    """One that is iterated over needs a `Content-Length` among the headers."""
 
 
 class Response(Protocol):
@@ -81,16 +93,24 @@ class Upstream:
         try:
             async with await self._post(request, sending) as response:
                 yield _HttpResponse(response)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            raise _unreachable(exc) from exc
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
-            raise UpstreamUnreachable(f"Connection error: the provider closed the connection ({_name(exc)}).") from exc
-        except aiohttp.InvalidURL as exc:
-            raise UpstreamUnreachable(
-                "Connection error: the provider's address is no URL: check its api_base."
-            ) from exc
         except aiohttp.ClientError as exc:
-            raise UpstreamBroken(f"The provider's answer breaks HTTP ({_name(exc)}).") from exc
+            raise _fault(exc) from exc
+
+    @asynccontextmanager
+    async def transfer(self, transfer: Transfer, sending: Callable[[], None] = lambda: None) -> AsyncIterator[Response]:
+        """As `send`, over a connection of its own, so that nothing is ever sent twice."""
+        try:
+            async with await self._fresh_session.request(
+                transfer.method,
+                transfer.url,
+                data=transfer.body or None,
+                headers=transfer.headers,
+                allow_redirects=False,
+                trace_request_ctx=SimpleNamespace(reused=False, sending=sending),
+            ) as response:
+                yield _HttpResponse(response)
+        except aiohttp.ClientError as exc:
+            raise _fault(exc) from exc
 
     async def _post(self, request: UpstreamRequest, sending: Callable[[], None]) -> aiohttp.ClientResponse:
         """One request; a second one at once, over a new connection, when a pooled one turned out to be dead before any
@@ -169,6 +189,18 @@ async def _note_sending(session: aiohttp.ClientSession, context: SimpleNamespace
 
 def _nothing() -> None:
     pass
+
+
+def _fault(exc: aiohttp.ClientError) -> UpstreamError:
+    match exc:
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return _unreachable(exc)
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            return UpstreamUnreachable(f"Connection error: the provider closed the connection ({_name(exc)}).")
+        case aiohttp.InvalidURL():
+            return UpstreamUnreachable("Connection error: the provider's address is no URL: check its api_base.")
+        case _:
+            return UpstreamBroken(f"The provider's answer breaks HTTP ({_name(exc)}).")
 
 
 def _unreachable(exc: aiohttp.ClientError | asyncio.TimeoutError) -> UpstreamUnreachable | UpstreamTimeout:

@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import structlog
 
 from broker.interfaces import Consumer, Delivery
 from shared import metrics
-from shared.errors import AppError
+from shared.errors import AppError, Unavailable
 from shared.ids import uuid7
 from shared.jobs import Job
 from workers.attempt import Caller
 from workers.census import Census
 from workers.outcomes import OutcomeWriter
 from workers.pipeline import Pipeline, Seams
-from workers.reports import Reports
 from workers.upstream import Upstream
 
 _BEAT = 1.0  # seconds between announcements
@@ -49,13 +49,14 @@ class Worker:
         outcomes = OutcomeWriter(seams.queue, keep=self._keep_ledger)
         async with Upstream(limit=self._concurrency) as upstream:
             caller = Caller(upstream, seams.log, seams.clock, self.id)
-            pipeline = Pipeline(seams, caller, Reports(seams.log, seams.clock), outcomes)
+            pipeline = Pipeline(seams, caller, outcomes)
             async with (
                 seams.queue.consume(self._providers, self._concurrency) as consumer,
                 asyncio.TaskGroup() as group,
             ):
                 await self._announce()
-                beating = group.create_task(self._beat())
+                await self._mind_paused_lanes(consumer)
+                beating = group.create_task(self._beat(consumer))
                 taking = group.create_task(self._take(consumer, pipeline))
                 await stopping.wait()
                 taking.cancel()
@@ -87,11 +88,11 @@ class Worker:
             log.warning("job left unsettled", job=delivery.job.id, code=error.code, reason=error.message)
         except Exception as exc:
             log.exception("the worker failed at a job", job=delivery.job.id)
-            await self._apologise(delivery, pipeline, type(exc).__name__)
+            await self._apologise(delivery, consumer, pipeline, type(exc).__name__)
 
-    async def _apologise(self, delivery: Delivery, pipeline: Pipeline, reason: str) -> None:
+    async def _apologise(self, delivery: Delivery, consumer: Consumer, pipeline: Pipeline, reason: str) -> None:
         try:
-            await pipeline.apologise(delivery, reason)
+            await pipeline.apologise(delivery, consumer, reason)
         except AppError as error:
             log.warning("job left unsettled", job=delivery.job.id, code=error.code, reason=error.message)
 
@@ -104,13 +105,19 @@ class Worker:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
 
-    async def _beat(self) -> None:
+    async def _beat(self, consumer: Consumer) -> None:
         while True:
             await asyncio.sleep(_BEAT)
             try:
                 await self._announce()
             except AppError as error:
                 log.warning("heartbeat missed", reason=error.message)
+            await self._mind_paused_lanes(consumer)
+
+    async def _mind_paused_lanes(self, consumer: Consumer) -> None:
+        """What operators stopped stays stopped while nobody can be asked."""
+        with suppress(Unavailable):
+            await consumer.pause_lanes(await self._seams.log.paused_lanes())
 
     async def _announce(self) -> None:
         await self._seams.log.announce(self.id, _BEAT_TTL, self._census.report())

@@ -8,10 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from api import chat_request
+from api import errors, wishes
 from api.admission import refuse_large_body
 from api.context import context_of
-from shared.errors import Cancelled
+from api.durable import record_of
+from api.lane_board import UNKNOWN
+from shared import chat_request
+from shared.errors import AppError, Cancelled
 
 router = APIRouter(tags=["chat"])
 
@@ -24,6 +27,7 @@ _DOCUMENTATION: dict[str, Any] = {
         }
     },
     "response_class": Response,
+    "responses": {202: {"description": "The job, when the request preferred not to wait (`Prefer`)"}},
 }
 
 
@@ -46,17 +50,30 @@ async def create_at(request: Request, model: str) -> Response:
 async def _create(request: Request, model: str | None) -> Response:
     context = context_of(request)
     headers = _headers(request.scope)
-    principal = context.authenticator.principal(headers)
+    principal = context.authenticator.known(headers) or await context.authenticator.principal(headers)
     body = await read_body(request, headers, context.settings.max_body_bytes)
     envelope = chat_request.parse(body, model)
-    job = context.admission.job(envelope, body, principal, headers)
-    return await context.relay.answer(request, await context.admission.enter(job))
+    wished = wishes.of(headers)
+    job = context.admission.job(envelope, body, principal, wished)
+    try:
+        if not job.durable:
+            return await context.relay.answer(request, await context.admission.enter(job))
+        if wished.webhook:
+            wishes.check_webhook(wished.webhook, context.settings)
+        return await context.durable.answer(request, record_of(job, envelope, wished), wished)
+    except AppError as error:
+        told: dict[str, str] = {}
+        context.pressure.tell(told, job, UNKNOWN)
+        return errors.response(error, told)
 
 
 def _headers(scope: Scope) -> dict[str, str]:
     """By name, which ASGI gives in lower case; of several with one name the first counts. Starlette's own mapping looks
     through all of them at every access."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+    if "prefer" in headers:  # a list, that may be spread over several headers
+        headers["prefer"] = ",".join([value.decode("latin-1") for name, value in scope["headers"] if name == b"prefer"])
+    return headers
 
 
 async def read_body(request: Request, headers: Mapping[str, str], limit: int) -> bytes:

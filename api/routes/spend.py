@@ -10,7 +10,7 @@ from starlette.requests import Request
 from api.auth import Principal
 from api.context import authenticated, context_of
 from api.response_headers import NANO
-from broker.interfaces import DailySpend, SpendQuery
+from broker.records import DailySpend, SpendQuery
 from shared.errors import InvalidRequest
 from shared.jobs import Outcome
 

@@ -29,15 +29,17 @@ ReadLog = Callable[[str, str], Awaitable[Page]]
 class LogFollower:
     """The `Follower` of both backends. One task reads it; `ring` and `distrust` may be called at any time."""
 
-    __slots__ = ("_arrivals", "_behind", "_buffer", "_closed", "_cursor", "_failure", "_heard", "_logged", "_on_close",
-                 "_read", "_tail", "_wake", "job_id")  # fmt: skip
+    __slots__ = ("_after", "_arrivals", "_behind", "_buffer", "_closed", "_cursor", "_failure", "_heard", "_logged",
+                 "_on_close", "_read", "_tail", "_wake", "job_id")  # fmt: skip
 
-    def __init__(self, job_id: str, read: ReadLog, on_close: "Callable[[LogFollower], None]") -> None:
+    def __init__(self, job_id: str, read: ReadLog, on_close: "Callable[[LogFollower], None]", after: int = 0) -> None:
+        """Events up to number `after` are passed over, whether they are there already or still to come."""
         self.job_id = job_id
+        self._after = after
         self._read = read
         self._on_close = on_close
         self._buffer: deque[Event] = deque()
-        self._tail = 0  # the sequence of the newest event that was delivered or is in the buffer
+        self._tail = after  # the sequence of the newest event that was passed over, delivered or is in the buffer
         self._heard = 0  # the newest one that the doorbell announced
         self._logged = 0  # the newest one that the log has shown
         self._cursor = ""
@@ -96,7 +98,11 @@ class LogFollower:
             if self._closed:
                 raise StopAsyncIteration
             if self._behind:
-                await self._catch_up()
+                try:
+                    await self._catch_up()
+                except Unavailable:
+                    if not self._closed:  # the log was closed with its connection, in the middle of the read
+                        raise
                 continue
             if self._failure is not None:
                 raise self._failure
@@ -115,6 +121,7 @@ class LogFollower:
 
     def _accept(self, event: Event) -> None:
         if event.seq <= self._tail:
+            self._end_before_after(event)
             return
         if self._behind or event.seq != self._tail + 1 or len(self._buffer) >= BUFFER:
             self._behind = True
@@ -128,7 +135,7 @@ class LogFollower:
 
     async def _catch_up(self) -> None:
         # Everything announced before the read begins is in the log by then: it is appended before the doorbell rings.
-        promised = max(self._heard, self._tail)
+        promised = max(self._heard, self._tail if self._tail > self._after else 0)
         self._behind = False
         self._arrivals = []
         try:
@@ -148,6 +155,7 @@ class LogFollower:
         for event in page.events:
             self._logged = max(self._logged, event.seq)
             if event.seq <= self._tail:
+                self._end_before_after(event)
                 continue
             if event.seq != self._tail + 1:
                 raise self._lost(event.seq - 1)
@@ -158,6 +166,11 @@ class LogFollower:
             self._behind = True
         elif self._logged < promised:
             raise self._lost(promised)
+
+    def _end_before_after(self, event: Event) -> None:
+        """A job may end before the number after which it is followed: then there is nothing to deliver."""
+        if event.last and event.seq <= self._after:
+            self.close()
 
     def _lost(self, until: int) -> Unavailable:
         return Unavailable(f"the log of job {self.job_id} lost events {min(self._tail + 1, until)} to {until}")

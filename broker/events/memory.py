@@ -11,7 +11,7 @@ from broker.events.follower import LogFollower, Page
 from broker.events.followers import Followers
 from broker.events.presence import MAX_REPORTS, checked
 from shared.errors import Unavailable
-from shared.events import Event, Kind
+from shared.events import Event
 from shared.ids import uuid7
 
 TTL = 600.0  # seconds that a log is kept after its newest event
@@ -51,8 +51,10 @@ class MemoryEventLog:
         self._bodies: dict[str, tuple[float, bytes]] = {}  # job id -> (until, body)
         self._body_bytes = 0
         self._followers = Followers(self._read)
+        self._tails = Followers(self._read)
         self._cancelled = Cancellations()
         self._claims: dict[tuple[str, int], float] = {}  # (job id, attempt) -> until; of the last few seconds
+        self._paused: set[str] = set()
         self._workers: dict[str, tuple[float, bytes]] = {}  # id -> (until, report); as many as this process has had
         self._channel = uuid7()
 
@@ -62,6 +64,7 @@ class MemoryEventLog:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._followers.close()
+        self._tails.close()
 
     @property
     def reply_channel(self) -> str:
@@ -70,17 +73,22 @@ class MemoryEventLog:
     def follow(self, job_id: str) -> LogFollower:
         return self._followers.follow(job_id)
 
+    def tail(self, job_id: str, after: int = 0) -> LogFollower:
+        return self._tails.tail(job_id, after)
+
     async def emit(self, reply_to: str, events: Sequence[Event]) -> None:
         here = reply_to == self._channel
         for event in events:
             wire = event.to_wire()
             self._append(event, wire)
-            if here and event.kind is not Kind.STARTED:
-                followers = self._followers.of(event.job_id)
-                if followers:
-                    received = Event.from_wire(wire)
-                    for follower in followers:
-                        follower.ring(received)
+            if not event.seq:
+                continue
+            following = self._followers.of(event.job_id) if here else ()
+            tailing = self._tails.of(event.job_id)
+            if following or tailing:
+                received = Event.from_wire(wire)
+                for follower in (*following, *tailing):
+                    follower.ring(received)
 
     def mark_started(self, event: Event) -> "asyncio.Future[None]":
         # The log dies with the process that writes it, so there is nothing more durable to hand the note to.
@@ -103,7 +111,7 @@ class MemoryEventLog:
     async def replay(self, job_id: str, after: int = 0) -> list[Event]:
         log = self._find(job_id)
         events = [Event.from_wire(wire) for wire in log.events] if log else []
-        return [event for event in events if event.seq > after or event.kind is Kind.STARTED]
+        return [event for event in events if event.seq > after or not event.seq]
 
     async def cancel(self, job_id: str) -> None:
         self._cancelled.add(job_id)
@@ -127,6 +135,15 @@ class MemoryEventLog:
     async def reports(self) -> list[bytes]:
         now = self._now()
         return [report for until, report in self._workers.values() if report and until > now][:MAX_REPORTS]
+
+    async def pause_lane(self, lane: str, paused: bool) -> None:
+        if paused:
+            self._paused.add(lane)
+        else:
+            self._paused.discard(lane)
+
+    async def paused_lanes(self) -> frozenset[str]:
+        return frozenset(self._paused)
 
     async def put_body(self, job_id: str, body: bytes, ttl: float) -> None:
         now = self._now()

@@ -2,7 +2,8 @@
 
 Keys, under the namespace: `job:{id}` the log, `claim:{id}:<attempt>`, `cancel:{id}`, `body:{id}` the claim check,
 `worker:{id}` its life sign and report, `workers` the ids of those that announced themselves (a sorted set by the end of
-the announcement, in milliseconds since the epoch); channels: `reply:<process>` and `cancel`. The braces are a hash tag:
+the announcement, in milliseconds since the epoch), `paused` the lanes that operators have stopped (a set),
+`wake:<process>` (see `redis_tailer`); channels: `reply:<process>` and `cancel`. The braces are a hash tag:
 in a cluster, all keys of a job live on one shard.
 
 A doorbell carries the events themselves, each after its length, so the usual path never reads the log.
@@ -13,12 +14,14 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
+from functools import partial
 from typing import Any, Self
 
 from broker.events.cancellations import CANCEL_TTL, Cancellations
 from broker.events.follower import LogFollower, Page
 from broker.events.followers import Followers
 from broker.events.presence import MAX_REPORTS, checked
+from broker.events.redis_tailer import Tailer
 from broker.redis_pipe import Command, Pipe
 from broker.redis_subscription import Subscription
 from shared.errors import Unavailable
@@ -57,6 +60,8 @@ class RedisEventLog:
             on_up=self._on_up,
             on_down=self._on_down,
         )
+        wake_key = f"{namespace}:wake:{self._channel}"
+        self._tailer = Tailer(url, self._pipe, self._read, partial(self._key, "job"), wake_key)
         self._checks: asyncio.Future[list[Any]] | None = None
 
     async def __aenter__(self) -> Self:
@@ -64,6 +69,7 @@ class RedisEventLog:
             await stack.enter_async_context(self._pipe)
             await stack.enter_async_context(self._body_pipe)
             await stack.enter_async_context(self._subscription)
+            stack.push_async_callback(self._tailer.close)
             self._stack = stack.pop_all()
         return self
 
@@ -78,13 +84,16 @@ class RedisEventLog:
     def follow(self, job_id: str) -> LogFollower:
         return self._followers.follow(job_id)
 
+    def tail(self, job_id: str, after: int = 0) -> LogFollower:
+        return self._tailer.tail(job_id, after)
+
     async def emit(self, reply_to: str, events: Sequence[Event]) -> None:
         commands: list[Command] = []
         doorbell: list[bytes] = []
         for event in events:
             wire = event.to_wire()
             commands += self._append(event, wire)
-            if event.kind is not Kind.STARTED:
+            if event.seq:
                 doorbell += (_LENGTH.pack(len(wire)), wire)
         if doorbell and reply_to:
             commands.append(("PUBLISH", self._reply(reply_to), b"".join(doorbell)))
@@ -108,7 +117,7 @@ class RedisEventLog:
         cursor, more = "", True
         while more:
             page, cursor, more = await self._page(job_id, cursor, _REPLAY_PAGE)
-            events += [event for event in page if event.seq > after or event.kind is Kind.STARTED]
+            events += [event for event in page if event.seq > after or not event.seq]
         return events
 
     async def cancel(self, job_id: str) -> None:
@@ -151,6 +160,13 @@ class RedisEventLog:
         commands: list[Command] = [("GET", self._key("worker", worker.decode())) for worker in workers]
         return [report for report in await self._pipe.submit(*commands) if report]
 
+    async def pause_lane(self, lane: str, paused: bool) -> None:
+        await self._pipe.call("SADD" if paused else "SREM", f"{self._namespace}:paused", lane)
+
+    async def paused_lanes(self) -> frozenset[str]:
+        lanes = await self._pipe.call("SMEMBERS", f"{self._namespace}:paused")
+        return frozenset(lane.decode() for lane in lanes)
+
     async def put_body(self, job_id: str, body: bytes, ttl: float) -> None:
         await self._body_pipe.call("SET", self._key("body", job_id), body, "PX", max(1, int(ttl * 1000)))
 
@@ -180,6 +196,8 @@ class RedisEventLog:
         if event.last:
             self._fresh.pop(event.job_id, None)
             return True
+        if event.kind is Kind.ACCEPTED:
+            return True  # an api writes nothing else, so there would be no last event to forget the job at
         if now < self._fresh.get(event.job_id, 0.0):
             return False
         if len(self._fresh) >= _MAX_FRESH:
@@ -213,7 +231,7 @@ class RedisEventLog:
 
     def _on_up(self) -> None:
         self._listening_since = time.time()
-        self._followers.distrust()
+        self._followers.distrust_all()
         self._check_cancellations()
 
     def _on_down(self) -> None:

@@ -69,6 +69,10 @@ class MemoryLimiter:
         now = self._now()
         return [self._buckets.get(name, Bucket()).state(name, now) for name in buckets]
 
+    async def dead(self, credentials: Sequence[str]) -> frozenset[str]:
+        now = self._now()
+        return frozenset(each for each in credentials if self._dead.get(each, -_FOREVER) > now)
+
     async def ping(self) -> None:
         return
 

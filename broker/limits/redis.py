@@ -103,11 +103,17 @@ class RedisLimiter:
     async def state(self, buckets: Sequence[str]) -> list[BucketState]:
         keys = [prefix + bucket for bucket in buckets for prefix in (self._bucket, self._leases)]
         answer = await self._pipe.evaluate(_STATE, keys, (self._now(),))
-        numbers = [_number(each) for each in answer]
+        numbers = iter([_number(each) for each in answer])
         return [
-            BucketState(bucket, numbers[i], numbers[i + 1], int(numbers[i + 2] or 0), numbers[i + 3] or 0.0)
-            for i, bucket in zip(range(0, len(numbers), 4), buckets, strict=True)
+            BucketState(bucket, requests, tokens, int(in_flight or 0), cooldown or 0.0, Limits(rpm=rpm, tpm=tpm))
+            for bucket, requests, tokens, in_flight, cooldown, rpm, tpm in zip(buckets, *[numbers] * 6, strict=True)
         ]
+
+    async def dead(self, credentials: Sequence[str]) -> frozenset[str]:
+        if not credentials:
+            return frozenset()
+        found = await self._pipe.call("MGET", *[self._dead + each for each in credentials])
+        return frozenset(each for each, mark in zip(credentials, found, strict=True) if mark is not None)
 
     async def ping(self) -> None:
         await self._pipe.call("PING")

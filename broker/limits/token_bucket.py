@@ -132,6 +132,7 @@ class Bucket:
             tokens=_level(self.tokens, token_capacity(limits.tpm), limits.tpm, elapsed) if used else None,
             in_flight=self.in_flight(now),
             cooldown=max(0.0, self.cooldown_until - now),
+            limits=Limits(rpm=limits.rpm, tpm=limits.tpm),
         )
 
     def _wait_for_slot(self, parallel: int | None, now: float) -> float:

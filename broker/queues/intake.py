@@ -1,38 +1,51 @@
-"""The gate between a consumer's lanes and its worker: turns, pauses and the prefetch limit, for every backend."""
+"""The gate between a consumer's lanes and its worker: turns, pauses and the prefetch limits, for every backend."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
 from broker.queues.lanes import LaneRotation
-from shared.jobs import Lane
+from shared.jobs import FIRST, Lane
 
 Item = TypeVar("Item")
 
+BATCH_SHARE = 7, 8
+"""Of what may be unsettled, the part that batch lanes may take: the rest is kept free for clients."""
+
+KEPT_FREE = 16
+"""One in so many is kept free for interactive jobs of the highest precedence, so that whoever has little under way does
+not wait for those who have much."""
+
+FEW = 48
+"""A worker that takes fewer at a time keeps none free."""
+
 
 class Intake(Generic[Item]):
-    """Hands out one item at a time while fewer than `prefetch` are unsettled.
+    """Hands out one item at a time while fewer than `prefetch` are unsettled, and of a batch lane only while fewer than
+    `BATCH_SHARE` of them (at least one) are from such lanes. The last free places are for `FIRST` interactive items.
 
-    `waiting` says whether a lane has something, `take` removes and returns it. The backend calls `wake` when something
-    arrives and `settled` when an item is settled.
+    `head` gives the precedence of a lane's next item (None when it has none), `take` removes and returns it. The
+    backend calls `wake` when something arrives and `settled` with the lane when an item of it is settled.
     """
 
     def __init__(
         self,
         rotation: LaneRotation,
         prefetch: int,
-        waiting: Callable[[str, Lane], bool],
+        head: Callable[[str, Lane], int | None],
         take: Callable[[str, Lane], Item],
     ) -> None:
         self._rotation = rotation
         self._prefetch = prefetch
-        self._waiting = waiting
+        self._head = head
         self._take = take
-        self._unsettled = 0
+        self._most_batch = max(prefetch * BATCH_SHARE[0] // BATCH_SHARE[1], 1)
+        self._kept_free = prefetch // KEPT_FREE if prefetch >= FEW else 0
+        self._unsettled = dict.fromkeys(Lane, 0)
         self._getters: deque[asyncio.Future[None]] = deque()
-        self._paused: set[str] = set()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._pauses: dict[tuple[str, Lane | None], asyncio.TimerHandle] = {}
+        self._held: frozenset[tuple[str, Lane]] = frozenset()
         self._closed = False
 
     async def next(self) -> Item:
@@ -40,12 +53,12 @@ class Intake(Generic[Item]):
         while True:
             turn = self._turn()
             if turn is not None:
-                self._unsettled += 1
+                self._unsettled[turn[1]] += 1
                 return self._take(*turn)
             await self._woken()
 
-    def settled(self) -> None:
-        self._unsettled -= 1
+    def settled(self, lane: Lane) -> None:
+        self._unsettled[lane] -= 1
         self.wake()
 
     def wake(self) -> None:
@@ -56,36 +69,57 @@ class Intake(Generic[Item]):
                 getter.set_result(None)
                 return
 
-    def pause(self, provider: str, seconds: float, resume: Callable[[str], None]) -> None:
-        """Hand out nothing of `provider` for so long, then call `resume`; 0 resumes at once."""
-        timer = self._timers.pop(provider, None)
+    def pause(self, provider: str, lane: Lane | None, seconds: float, resume: Callable[[str], None]) -> None:
+        """Hand out nothing of `provider` for so long, or only of one lane nothing but `FIRST` interactive items; then
+        call `resume`. 0 resumes at once."""
+        timer = self._pauses.get((provider, lane))
         if timer is not None:
             timer.cancel()
         if self._closed:
             return
-        if seconds <= 0:
-            self._resume(provider, resume)
-            return
-        self._paused.add(provider)
-        self._timers[provider] = asyncio.get_running_loop().call_later(seconds, self._resume, provider, resume)
+        if seconds > 0:
+            timer = asyncio.get_running_loop().call_later(seconds, self._resume, provider, lane, resume)
+            self._pauses[provider, lane] = timer
+        else:
+            self._resume(provider, lane, resume)
 
-    def paused(self, provider: str) -> bool:
-        return provider in self._paused
+    def paused(self, provider: str, lane: Lane) -> bool:
+        """Whether nothing at all of the lane is handed out."""
+        return (provider, None) in self._pauses or (lane is Lane.BATCH and (provider, lane) in self._pauses)
+
+    def hold(self, lanes: Collection[tuple[str, Lane]]) -> None:
+        """Hand out nothing of these lanes until they are left out of a later call."""
+        self._held = frozenset(lanes)
+        self._wake_all()
+
+    def held(self, provider: str, lane: Lane) -> bool:
+        return (provider, lane) in self._held
 
     def close(self) -> None:
         """Hand out nothing more. Safe to call twice."""
         self._closed = True
-        for timer in self._timers.values():
+        for timer in self._pauses.values():
             timer.cancel()
-        self._timers.clear()
+        self._pauses.clear()
 
     def _turn(self) -> tuple[str, Lane] | None:
-        if self._closed or self._unsettled >= self._prefetch:
+        if self._closed or self._free <= 0:
             return None
         return self._rotation.next(self._available)
 
     def _available(self, provider: str, lane: Lane) -> bool:
-        return provider not in self._paused and self._waiting(provider, lane)
+        head = self._head(provider, lane)
+        if head is None or (provider, None) in self._pauses or (provider, lane) in self._held:
+            return False
+        if lane is Lane.INTERACTIVE and head >= FIRST:
+            return True
+        if (provider, lane) in self._pauses or self._free <= self._kept_free:
+            return False
+        return lane is Lane.INTERACTIVE or self._unsettled[lane] < self._most_batch
+
+    @property
+    def _free(self) -> int:
+        return self._prefetch - sum(self._unsettled.values())
 
     async def _woken(self) -> None:
         getter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -98,10 +132,11 @@ class Intake(Generic[Item]):
                 self.wake()
             raise
 
-    def _resume(self, provider: str, resume: Callable[[str], None]) -> None:
-        self._timers.pop(provider, None)
-        if provider in self._paused:
-            self._paused.remove(provider)
+    def _resume(self, provider: str, lane: Lane | None, resume: Callable[[str], None]) -> None:
+        if self._pauses.pop((provider, lane), None) is not None:
             resume(provider)
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for _ in range(len(self._getters)):
             self.wake()

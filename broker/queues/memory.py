@@ -5,8 +5,7 @@ What it cannot promise is what a process cannot: jobs die with it. Durable jobs 
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -15,18 +14,25 @@ from broker.interfaces import LaneStats
 from broker.queues.drain_rate import LaneMeter, queue_full
 from broker.queues.intake import Intake
 from broker.queues.lanes import LaneRotation
-from broker.queues.outcome_wire import decode_outcomes, encode_outcomes
-from shared.errors import QueueFull, Unavailable
-from shared.jobs import Job, Lane, Outcome
+from broker.queues.memory_readers import Mailbox, MemoryDeadLetter, MemoryOutcomes, Reader
+from broker.queues.outcome_wire import encode
+from broker.queues.precedence import PrecedenceQueue, extra_places
+from broker.records import DeadLetter
+from shared.errors import AppError, QueueFull, RequestTooLarge, Unavailable
+from shared.jobs import FIRST, Ending, Job, Lane, Outcome
+from shared.lane_reports import lane_id
 
 MAX_DELAYED = 100_000
 """Jobs on all delay levels together; over it publishing with a delay raises `QueueFull`."""
 
 MAX_OUTCOMES = 1_000_000
-"""Batches waiting for the recorder; over it `record` raises `QueueFull`."""
+"""Messages waiting for the recorder; over it `record` raises `QueueFull`."""
+
+MAX_MESSAGE_BYTES = 128 * 1024 * 1024
+"""One ending with its answer; RabbitMQ 3.x allows as much."""
 
 MAX_DEAD = 10_000
-"""Dead jobs kept for each provider; the oldest go first."""
+"""Dead jobs waiting for the store; over it the oldest go first."""
 
 
 def connect(url: str, *, bound: int = 10_000) -> "MemoryQueue":
@@ -40,6 +46,7 @@ class _Message:
     body: bytes
     published_at: float
     deadline: float
+    precedence: int
     redelivered: bool = False
 
     def job(self) -> Job:
@@ -49,7 +56,7 @@ class _Message:
 @dataclass(slots=True)
 class _Lane:
     meter: LaneMeter
-    waiting: deque[_Message] = field(default_factory=deque)
+    waiting: PrecedenceQueue[_Message] = field(default_factory=PrecedenceQueue)
     in_flight: int = 0
     consumers: int = 0
 
@@ -58,12 +65,10 @@ class MemoryQueue:
     def __init__(self, bound: int) -> None:
         self._bound = bound
         self._lanes: dict[tuple[str, Lane], _Lane] = {}
-        self._dead: dict[str, deque[tuple[Job, str]]] = {}
+        self._dead: Mailbox[DeadLetter] = Mailbox()
         self._delayed: set[asyncio.TimerHandle] = set()
         self._consumers: set[MemoryConsumer] = set()
-        self._recorded: deque[bytes] = deque()
-        self._unrecorded = 0  # messages with outcomes, those in a recorder's hands included
-        self._outcome_arrived = asyncio.Event()
+        self._recorded: Mailbox[bytes] = Mailbox()
 
     async def __aenter__(self) -> "MemoryQueue":
         return self
@@ -82,9 +87,12 @@ class MemoryQueue:
             return _failed(Unavailable(f"no lane {job.lane.value} of provider {job.provider}", provider=job.provider))
         if delay > 0:
             return self._publish_later(job, topology.delay_level_ms(delay) / 1000)
-        if len(lane.waiting) >= self._bound:
+        places = self._bound
+        if job.lane is Lane.INTERACTIVE and job.precedence == FIRST:
+            places += extra_places(self._bound)
+        if len(lane.waiting) >= places:
             self._drop_expired(job.lane, lane)
-        if len(lane.waiting) >= self._bound:
+        if len(lane.waiting) >= places:
             rate = lane.meter.per_second(time.monotonic())
             return _failed(queue_full(job.provider, job.lane, len(lane.waiting), rate))
         self._append(job.provider, job.lane, _message(job))
@@ -95,8 +103,9 @@ class MemoryQueue:
         self, providers: Sequence[str], prefetch: int, lanes: Sequence[Lane] = (Lane.INTERACTIVE, Lane.BATCH)
     ) -> AsyncIterator["MemoryConsumer"]:
         await self.declare(providers)
-        consumer = MemoryConsumer(self, LaneRotation(providers, lanes), prefetch)
-        served = [self._lanes[provider, lane] for provider in dict.fromkeys(providers) for lane in lanes]
+        keys = [(provider, lane) for provider in dict.fromkeys(providers) for lane in lanes]
+        consumer = MemoryConsumer(self, keys, prefetch)
+        served = [self._lanes[key] for key in keys]
         for lane in served:
             lane.consumers += 1
         self._consumers.add(consumer)
@@ -109,52 +118,65 @@ class MemoryQueue:
                 lane.consumers -= 1
             consumer.leave()
 
-    def record(self, outcomes: Sequence[Outcome]) -> "asyncio.Future[None]":
-        if len(self._recorded) >= MAX_OUTCOMES:
+    def record(self, outcomes: Sequence[Outcome], endings: Sequence[Ending] = ()) -> "asyncio.Future[None]":
+        if len(self._recorded.waiting) >= MAX_OUTCOMES:
             return _failed(QueueFull(f"{MAX_OUTCOMES} batches of outcomes wait for the recorder", retry_after=60.0))
-        self._recorded.append(encode_outcomes(outcomes))
-        self._unrecorded += 1
-        self._outcome_arrived.set()
+        try:
+            messages = encode(outcomes, endings, MAX_MESSAGE_BYTES)
+        except RequestTooLarge as error:
+            return _failed(error)
+        for message in messages:
+            self._recorded.put(message)
         return _done()
 
     @asynccontextmanager
-    async def outcomes(self, prefetch: int) -> AsyncIterator[AsyncIterator["MemoryOutcomes"]]:
-        reader = _OutcomeReader(self._recorded, self._outcome_arrived, prefetch, self._note_recorded)
+    async def outcomes(self, prefetch: int) -> AsyncIterator[AsyncIterator[MemoryOutcomes]]:
+        reader = Reader(self._recorded, prefetch, MemoryOutcomes)
         try:
             yield reader
         finally:
             reader.leave()
 
     async def outcomes_waiting(self) -> int:
-        return self._unrecorded
+        return len(self._recorded)
+
+    @asynccontextmanager
+    async def dead_letters(self, prefetch: int) -> AsyncIterator[AsyncIterator[MemoryDeadLetter]]:
+        reader = Reader(self._dead, prefetch, MemoryDeadLetter)
+        try:
+            yield reader
+        finally:
+            reader.leave()
 
     async def declare(self, providers: Sequence[str]) -> None:
         for provider in providers:
-            self._dead.setdefault(provider, deque(maxlen=MAX_DEAD))
             for lane in Lane:
                 self._lanes.setdefault((provider, lane), _Lane(LaneMeter(time.monotonic())))
 
-    async def stats(self) -> list[LaneStats]:
-        return [self._lane_stats(provider, kind, lane) for (provider, kind), lane in self._lanes.items()]
+    async def stats(self, lanes: Collection[str] | None = None) -> list[LaneStats]:
+        return [
+            self._lane_stats(*key, lane) for key, lane in self._lanes.items() if lanes is None or lane_id(*key) in lanes
+        ]
 
     async def ping(self) -> None:
         return
 
-    def dead_letters(self, provider: str) -> list[tuple[Job, str]]:
-        """Dead jobs with their reasons, oldest first."""
-        return list(self._dead[provider])
+    def buried(self, provider: str) -> list[tuple[Job, str]]:
+        """Dead jobs that wait for the store with their reasons, oldest first: a look behind the queue, for tests."""
+        letters = [letter for letter in self._dead.waiting if letter.provider == provider]
+        return [(Job.from_wire(letter.headers, letter.body), letter.reason) for letter in letters]
 
     # Below: what consumers and deliveries of this module call.
 
-    def waiting(self, provider: str, kind: Lane) -> bool:
+    def head(self, provider: str, kind: Lane) -> int | None:
         lane = self._lanes[provider, kind]
         self._drop_expired(kind, lane)
-        return bool(lane.waiting)
+        return lane.waiting.head()
 
     def take(self, provider: str, kind: Lane) -> _Message:
         lane = self._lanes[provider, kind]
         lane.in_flight += 1
-        return lane.waiting.popleft()
+        return lane.waiting.pop()
 
     def settled(self, provider: str, kind: Lane) -> None:
         lane = self._lanes[provider, kind]
@@ -162,17 +184,15 @@ class MemoryQueue:
         lane.meter.settled(time.monotonic())
 
     def bury(self, job: Job, reason: str) -> None:
-        self._dead[job.provider].append((job, reason))
-
-    def put_behind(self, job: Job) -> None:
-        # The job was accepted once: the bound is for new ones.
-        self._append(job.provider, job.lane, _message(job))
+        if len(self._dead.waiting) >= MAX_DEAD:
+            self._dead.waiting.popleft()
+        self._dead.put(DeadLetter(job.id, job.provider, reason, job.headers(), job.body, time.time()))
 
     def return_to_head(self, provider: str, kind: Lane, message: _Message) -> None:
         lane = self._lanes[provider, kind]
         lane.in_flight -= 1
         message.redelivered = True
-        lane.waiting.appendleft(message)
+        lane.waiting.append_left(message, message.precedence)
         self._wake(provider)
 
     def _publish_later(self, job: Job, delay: float) -> "asyncio.Future[None]":
@@ -189,11 +209,8 @@ class MemoryQueue:
         self._delayed.add(timer)
         return _done()
 
-    def _note_recorded(self) -> None:
-        self._unrecorded -= 1
-
     def _append(self, provider: str, kind: Lane, message: _Message) -> None:
-        self._lanes[provider, kind].waiting.append(message)
+        self._lanes[provider, kind].waiting.append(message, message.precedence)
         self._wake(provider)
 
     def _wake(self, provider: str) -> None:
@@ -203,36 +220,45 @@ class MemoryQueue:
 
     def _drop_expired(self, kind: Lane, lane: _Lane) -> None:
         # As `expiration` does on RabbitMQ: nobody waits for these any more, and they leave when they reach the head.
+        if kind is not Lane.INTERACTIVE:
+            return
         now = time.time()
-        while kind is Lane.INTERACTIVE and lane.waiting and lane.waiting[0].deadline <= now:
-            lane.waiting.popleft()
+        for level in lane.waiting.levels():
+            while level and level[0].deadline <= now:
+                level.popleft()
 
     def _lane_stats(self, provider: str, kind: Lane, lane: _Lane) -> LaneStats:
         self._drop_expired(kind, lane)
+        oldest = min((level[0].published_at for level in lane.waiting.levels()), default=None)
         return LaneStats(
             provider=provider,
             lane=kind,
             depth=len(lane.waiting),
             in_flight=lane.in_flight,
-            oldest=max(time.time() - lane.waiting[0].published_at, 0.0) if lane.waiting else None,
+            oldest=None if oldest is None else max(time.time() - oldest, 0.0),
             drain_rate=lane.meter.per_second(time.monotonic()),
             bound=self._bound,
             consumers=lane.consumers,
-            paused=any(consumer.intake.paused(provider) for consumer in self._consumers),
+            first=lane.waiting.waiting(FIRST) if kind is Lane.INTERACTIVE else 0,
         )
 
 
 class MemoryConsumer:
-    def __init__(self, queue: MemoryQueue, rotation: LaneRotation, prefetch: int) -> None:
+    def __init__(self, queue: MemoryQueue, lanes: Sequence[tuple[str, Lane]], prefetch: int) -> None:
         self._queue = queue
+        self._lanes = lanes
+        rotation = LaneRotation([provider for provider, _ in lanes], [lane for _, lane in lanes])
         self._unsettled: dict[int, MemoryDelivery] = {}
-        self.intake: Intake[MemoryDelivery] = Intake(rotation, prefetch, queue.waiting, self._take)
+        self.intake: Intake[MemoryDelivery] = Intake(rotation, prefetch, queue.head, self._take)
 
     async def get(self) -> "MemoryDelivery":
         return await self.intake.next()
 
-    async def pause(self, provider: str, seconds: float) -> None:
-        self.intake.pause(provider, seconds, resume=lambda _: None)
+    async def pause(self, provider: str, seconds: float, lane: Lane | None = None) -> None:
+        self.intake.pause(provider, lane, seconds, resume=lambda _: None)
+
+    async def pause_lanes(self, lanes: Collection[str]) -> None:
+        self.intake.hold([lane for lane in self._lanes if lane_id(*lane) in lanes])
 
     async def stop(self) -> None:
         self.intake.close()
@@ -248,7 +274,7 @@ class MemoryConsumer:
 
     def settled(self, delivery: "MemoryDelivery") -> None:
         del self._unsettled[id(delivery)]
-        self.intake.settled()
+        self.intake.settled(delivery.job.lane)
 
     def _take(self, provider: str, lane: Lane) -> "MemoryDelivery":
         delivery = MemoryDelivery(self._queue, self, self._queue.take(provider, lane), (provider, lane))
@@ -274,10 +300,6 @@ class MemoryDelivery:
         if self._settle():
             self._queue.bury(self.job, reason)
 
-    async def hand_back(self) -> None:
-        if self._settle():
-            self._queue.put_behind(self.job)
-
     def abandon(self) -> None:
         self._abandoned = True
         self._queue.return_to_head(*self._lane, self._message)
@@ -294,56 +316,11 @@ class MemoryDelivery:
         return True
 
 
-class MemoryOutcomes:
-    def __init__(self, reader: "_OutcomeReader", wire: bytes) -> None:
-        self.outcomes = decode_outcomes(wire)
-        self._reader = reader
-
-    async def ack(self) -> None:
-        self._reader.settle(self)
-
-
-class _OutcomeReader:
-    """The recorder's side of the outcomes queue."""
-
-    def __init__(self, recorded: deque[bytes], arrived: asyncio.Event, prefetch: int, note: Callable[[], None]) -> None:
-        self._recorded = recorded
-        self._note = note
-        self._arrived = arrived
-        self._free = asyncio.Semaphore(prefetch)
-        self._unacked: dict[int, bytes] = {}
-
-    def __aiter__(self) -> "_OutcomeReader":
-        return self
-
-    async def __anext__(self) -> MemoryOutcomes:
-        await self._free.acquire()
-        try:
-            while not self._recorded:
-                self._arrived.clear()
-                await self._arrived.wait()
-        except asyncio.CancelledError:
-            self._free.release()
-            raise
-        wire = self._recorded.popleft()
-        batch = MemoryOutcomes(self, wire)
-        self._unacked[id(batch)] = wire
-        return batch
-
-    def settle(self, batch: MemoryOutcomes) -> None:
-        if self._unacked.pop(id(batch), None) is not None:
-            self._free.release()
-            self._note()
-
-    def leave(self) -> None:
-        self._recorded.extendleft(reversed(self._unacked.values()))
-        self._unacked.clear()
-        self._arrived.set()
-
-
 def _message(job: Job) -> _Message:
     stamped = job if job.published_at else replace(job, published_at=time.time())
-    return _Message(stamped.headers(), stamped.body, stamped.published_at, stamped.deadline)
+    # Batch jobs come in their order.
+    precedence = job.precedence if job.lane is Lane.INTERACTIVE else FIRST
+    return _Message(stamped.headers(), stamped.body, stamped.published_at, stamped.deadline, precedence)
 
 
 def _done() -> "asyncio.Future[None]":
@@ -352,7 +329,7 @@ def _done() -> "asyncio.Future[None]":
     return future
 
 
-def _failed(error: QueueFull | Unavailable) -> "asyncio.Future[None]":
+def _failed(error: AppError) -> "asyncio.Future[None]":
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     future.set_exception(error)
     future.exception()  # mark it as seen: awaiting the future is optional

@@ -10,11 +10,11 @@ server closes the channel and delivers everything on it again.
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from aiormq.abc import AbstractChannel
 
@@ -22,15 +22,19 @@ from broker import topology
 from broker.interfaces import LaneStats
 from broker.queues import rabbitmq_frames as frames
 from broker.queues.drain_rate import LaneMeter, queue_full
-from broker.queues.outcome_wire import encode_outcomes
+from broker.queues.outcome_wire import encode
+from broker.queues.precedence import extra_places
 from broker.queues.rabbitmq_consumer import LaneFeed, RabbitConsumer
+from broker.queues.rabbitmq_dead import REASON, RabbitDeadLetter, read_dead_letter
 from broker.queues.rabbitmq_link import RPC_TIMEOUT, START_PATIENCE, Link
-from broker.queues.rabbitmq_outcomes import OutcomeReader, RabbitOutcomes
-from broker.queues.rabbitmq_publisher import RECONNECT_PATIENCE, Confirm, Publisher
+from broker.queues.rabbitmq_outcomes import RabbitOutcomes, read_outcomes
+from broker.queues.rabbitmq_publisher import RECONNECT_PATIENCE, Confirm, Publisher, all_of
+from broker.queues.rabbitmq_reader import Reader
 from broker.queues.rabbitmq_topology import Topology
-from shared.errors import AppError, QueueFull
+from shared.errors import AppError, QueueFull, RequestTooLarge
 from shared.ids import uuid7
-from shared.jobs import Job, Lane, Outcome
+from shared.jobs import FIRST, Ending, Job, Lane, Outcome
+from shared.lane_reports import lane_id
 
 
 def connect(url: str, *, bound: int = 10_000, namespace: str = topology.NAMESPACE) -> "RabbitQueue":
@@ -46,6 +50,8 @@ class RabbitQueue:
         self._topology = Topology(namespace, bound)
         self._meters: dict[tuple[str, Lane], LaneMeter] = {}
         self._consumers: set[RabbitConsumer] = set()
+        self._undertakers: set[Reader[RabbitDeadLetter]] = set()
+        self._questions: AbstractChannel | None = None
         self._on_loss: list[Callable[[], None]] = []
         self._was_lost = False
 
@@ -77,13 +83,20 @@ class RabbitQueue:
             message_id=job.id,
             type=job.endpoint,
             timestamp=job.published_at,
-            persistent=job.lane is Lane.BATCH or delay > 0,
+            persistent=job.durable or job.lane is Lane.BATCH or delay > 0,
             expiration_ms=expiration_ms,
+            priority=job.precedence if job.lane is Lane.INTERACTIVE else None,
         )
         if delay > 0:
             return self._send(message, partial(QueueFull, "too many jobs are delayed", retry_after=delay))
         meter = self._meter(job.provider, job.lane)
-        return self._send(message, partial(self._lane_full, job.provider, job.lane), meter.accepted)
+        confirm = Confirm(message, partial(self._lane_full, job.provider, job.lane), meter.accepted)
+        if message.priority == FIRST and extra_places(self._topology.bound):
+            # Should the places there be taken, it goes where the others go, behind those that are before it.
+            confirm.message = replace(message, routing_key=topology.first_key(job.provider))
+            confirm.otherwise = replace(message, priority=FIRST - 1)
+        self._publisher.publish(confirm)
+        return confirm
 
     @asynccontextmanager
     async def consume(
@@ -91,11 +104,13 @@ class RabbitQueue:
     ) -> AsyncIterator[RabbitConsumer]:
         await self.declare(providers)
         feeds = [
-            LaneFeed(provider, lane, self._meters[provider, lane], deque())
+            LaneFeed(
+                provider, lane, topology.lane_queues(provider, lane, self._namespace), self._meters[provider, lane]
+            )
             for lane in sorted(set(lanes), reverse=True)  # interactive first
             for provider in dict.fromkeys(providers)
         ]
-        consumer = RabbitConsumer(self, feeds, prefetch, self._namespace)
+        consumer = RabbitConsumer(self, feeds, prefetch)
         consumer.link = Link(self._url, opened=consumer.opened, lost=consumer.lost)
         await consumer.link.open(START_PATIENCE)
         self._consumers.add(consumer)
@@ -111,54 +126,49 @@ class RabbitQueue:
     def on_loss(self, callback: Callable[[], None]) -> None:
         self._on_loss.append(callback)
 
-    def record(self, outcomes: Sequence[Outcome]) -> "asyncio.Future[None]":
-        message = frames.Message(
-            exchange="",
-            routing_key=topology.outcomes_queue(self._namespace),
-            headers=(),
-            body=encode_outcomes(outcomes),
-            message_id=uuid7(),
-            type="outcomes",
-            timestamp=time.time(),
-            persistent=True,
-        )
-        return self._send(message, partial(QueueFull, "the outcomes queue is full: is the recorder running?"))
+    def record(self, outcomes: Sequence[Outcome], endings: Sequence[Ending] = ()) -> "asyncio.Future[None]":
+        try:
+            bodies = encode(outcomes, endings, self._link.max_message_bytes)
+        except RequestTooLarge as error:
+            return _failed(error)
+        return all_of([self._record(body) for body in bodies])
 
     @asynccontextmanager
     async def outcomes(self, prefetch: int) -> AsyncIterator[AsyncIterator[RabbitOutcomes]]:
-        reader = OutcomeReader(topology.outcomes_queue(self._namespace), prefetch)
-        reader.link = Link(self._url, opened=reader.opened, lost=reader.lost)
-        await reader.link.open(START_PATIENCE)
-        try:
+        reader = Reader([topology.outcomes_queue(self._namespace)], prefetch, read_outcomes)
+        async with self._reading(reader):
             yield reader
-        finally:
-            await reader.link.close()
+
+    @asynccontextmanager
+    async def dead_letters(self, prefetch: int) -> AsyncIterator[AsyncIterator[RabbitDeadLetter]]:
+        reader = Reader(self._dead_queues(), prefetch, read_dead_letter)
+        async with self._reading(reader):
+            self._undertakers.add(reader)
+            try:
+                await reader.add(self._dead_queues())  # of providers declared in the meantime
+                yield reader
+            finally:
+                self._undertakers.discard(reader)
 
     async def declare(self, providers: Sequence[str]) -> None:
         connection = await self._link.ready(RECONNECT_PATIENCE)
         with self._link.translated():
             async with asyncio.timeout(RPC_TIMEOUT):
                 self._observe(await self._topology.declare(connection, providers))
+        for reader in list(self._undertakers):
+            await reader.add(self._dead_queues())
 
-    async def stats(self) -> list[LaneStats]:
-        """`in_flight`, `drain_rate`, `oldest` and `paused` are what this process knows: RabbitMQ tells depth and
+    async def stats(self, lanes: Collection[str] | None = None) -> list[LaneStats]:
+        """`in_flight`, `drain_rate` and `oldest` are what this process knows: RabbitMQ tells depth and
         consumers only. `oldest` is the wait of the job that was delivered here last."""
-        connection = await self._link.ready(RECONNECT_PATIENCE)
-        with self._link.translated():
-            async with asyncio.timeout(RPC_TIMEOUT):
-                channel = await connection.channel(publisher_confirms=False)
-                stats = [await self._lane_stats(channel, provider, lane) for provider, lane in list(self._meters)]
-                await channel.close()
-                return stats
+        asked = [key for key in self._meters if lanes is None or lane_id(*key) in lanes]
+        async with self._asking() as channel:
+            return [await self._lane_stats(channel, provider, lane) for provider, lane in asked]
 
     async def outcomes_waiting(self) -> int:
-        connection = await self._link.ready(RECONNECT_PATIENCE)
-        with self._link.translated():
-            async with asyncio.timeout(RPC_TIMEOUT):
-                channel = await connection.channel(publisher_confirms=False)
-                declared = await channel.queue_declare(topology.outcomes_queue(self._namespace), passive=True)
-                await channel.close()
-                return declared.message_count or 0
+        async with self._asking() as channel:
+            declared = await channel.queue_declare(topology.outcomes_queue(self._namespace), passive=True)
+            return declared.message_count or 0
 
     async def ping(self) -> None:
         connection = await self._link.ready(RECONNECT_PATIENCE)
@@ -172,7 +182,7 @@ class RabbitQueue:
         message = frames.Message(
             exchange=topology.dead_exchange(self._namespace),
             routing_key=provider,
-            headers=((b"headrace", headers), (b"x-headrace-reason", reason.encode())),
+            headers=((b"headrace", headers), (REASON.encode(), reason.encode())),
             body=body,
             message_id=uuid7(),
             type="dead",
@@ -181,13 +191,47 @@ class RabbitQueue:
         )
         return self._send(message, partial(QueueFull, f"the dead-letter queue of {provider} refuses"))
 
-    def _send(
-        self,
-        message: frames.Message,
-        refused: Callable[[], AppError],
-        accepted: Callable[[], None] = lambda: None,
-    ) -> "asyncio.Future[None]":
-        confirm = Confirm(message, refused, accepted)
+    def _record(self, body: bytes) -> Confirm:
+        message = frames.Message(
+            exchange="",
+            routing_key=topology.outcomes_queue(self._namespace),
+            headers=(),
+            body=body,
+            message_id=uuid7(),
+            type="outcomes",
+            timestamp=time.time(),
+            persistent=True,
+        )
+        return self._send(message, partial(QueueFull, "the outcomes queue is full: is the recorder running?"))
+
+    @asynccontextmanager
+    async def _reading(self, reader: Reader[Any]) -> AsyncIterator[None]:
+        reader.link = Link(self._url, opened=reader.opened, lost=reader.lost)
+        await reader.link.open(START_PATIENCE)
+        try:
+            yield
+        finally:
+            await reader.link.close()
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[AbstractChannel]:
+        """A channel for questions. It is kept: opening one costs more than a question."""
+        connection = await self._link.ready(RECONNECT_PATIENCE)
+        with self._link.translated():
+            async with asyncio.timeout(RPC_TIMEOUT):
+                if self._questions is None or self._questions.is_closed:
+                    self._questions = await connection.channel(publisher_confirms=False)
+                yield self._questions
+
+    def _dead_queues(self) -> list[str]:
+        return [topology.dead_queue(provider, self._namespace) for provider in self._providers()]
+
+    def _providers(self) -> list[str]:
+        """Those declared, in that order."""
+        return list(dict.fromkeys(provider for provider, _ in self._meters))
+
+    def _send(self, message: frames.Message, refused: Callable[[], AppError]) -> Confirm:
+        confirm = Confirm(message, refused)
         self._publisher.publish(confirm)
         return confirm
 
@@ -212,9 +256,13 @@ class RabbitQueue:
                 meter.observe_depth(depth, now)
 
     async def _lane_stats(self, channel: AbstractChannel, provider: str, lane: Lane) -> LaneStats:
-        name = topology.lane_queue(provider, lane, self._namespace)
-        declared = await channel.queue_declare(name, durable=True, passive=True)
-        depth = declared.message_count or 0
+        depth = first = consumers = 0
+        for name in topology.lane_queues(provider, lane, self._namespace):
+            declared = await channel.queue_declare(name, durable=True, passive=True)
+            depth += declared.message_count or 0
+            if name == topology.first_queue(provider, self._namespace):
+                first = declared.message_count or 0
+            consumers = max(consumers, declared.consumer_count or 0)
         now = time.monotonic()
         meter = self._meters[provider, lane]
         meter.observe_depth(depth, now)
@@ -228,9 +276,9 @@ class RabbitQueue:
             oldest=max(waits) if waits and depth else None,
             drain_rate=meter.per_second(now),
             bound=self._topology.bound,
-            consumers=declared.consumer_count or 0,
-            paused=any(consumer.intake.paused(provider) for consumer in self._consumers),
+            consumers=consumers,
             local=True,
+            first=first,
         )
 
     # What the link tells.
@@ -238,8 +286,7 @@ class RabbitQueue:
     async def _opened(self, channel: AbstractChannel) -> None:
         # A server that lost its data comes back empty: declare again what this process uses, then let messages go.
         # The exchanges come first in any case: publishing to one that does not exist would close the channel.
-        providers = list(dict.fromkeys(provider for provider, _ in self._meters))
-        self._observe(await self._topology.declare(channel.connection, providers))
+        self._observe(await self._topology.declare(channel.connection, self._providers()))
         if self._was_lost:
             self._was_lost = False
             # Interactive jobs are transient: a server that was restarted has forgotten those that it had confirmed.
@@ -253,3 +300,10 @@ class RabbitQueue:
 
     def _stuck(self) -> bool:
         return self._publisher.stuck()
+
+
+def _failed(error: AppError) -> "asyncio.Future[None]":
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    future.exception()  # mark it as seen: awaiting the future is optional
+    return future

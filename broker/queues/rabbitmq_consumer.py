@@ -4,27 +4,28 @@ How much a worker holds: each lane's consumer has a prefetch of its own, the wor
 look-ahead (so that a lane has its next job here when its turn comes; without it the weights would depend on round
 trips). At most `prefetch` jobs over all lanes are handed out; the others wait in their lane's buffer. A worker of two
 busy lanes thus holds about `prefetch` jobs that it is not working on. RabbitMQ cannot share one prefetch between quorum
-queues.
+queues. The interactive lane has two queues, hence two such prefetches, so that the jobs of a tenant that has much under
+way cannot keep away those of one that has little.
 """
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from broker import topology
 from broker.queues import rabbitmq_frames as frames
 from broker.queues.drain_rate import LaneMeter
 from broker.queues.intake import Intake
 from broker.queues.lanes import LaneRotation
+from broker.queues.precedence import PrecedenceQueue
+from broker.queues.rabbitmq_dead import job_headers
 from broker.queues.rabbitmq_link import CLOSE_TIMEOUT, Link
-from shared.errors import QueueFull
-from shared.jobs import Job, Lane
+from shared.jobs import FIRST, Job, Lane
+from shared.lane_reports import lane_id
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +39,6 @@ PUBLISH_TIMEOUT = 60.0  # seconds; the publisher gives up long before
 class Exchange(Protocol):
     """What a delivery needs of the queue it came from."""
 
-    def publish(self, job: Job, *, delay: float = 0.0) -> "asyncio.Future[None]": ...
-
     def bury(self, provider: str, headers: bytes, body: bytes, reason: str) -> "asyncio.Future[None]": ...
 
 
@@ -49,8 +48,9 @@ class LaneFeed:
 
     provider: str
     lane: Lane
+    queues: Sequence[str]
     meter: LaneMeter
-    buffer: deque[DeliveredMessage]
+    buffer: PrecedenceQueue[DeliveredMessage] = field(default_factory=PrecedenceQueue)
     consuming: bool = False
     handed_out: int = 0
     last_wait: float | None = None
@@ -58,30 +58,36 @@ class LaneFeed:
 
 
 class RabbitConsumer:
-    def __init__(self, queue: Exchange, feeds: Sequence[LaneFeed], prefetch: int, namespace: str) -> None:
+    def __init__(self, queue: Exchange, feeds: Sequence[LaneFeed], prefetch: int) -> None:
         self.feeds = {(feed.provider, feed.lane): feed for feed in feeds}
         self.link: Link
         self._queue = queue
-        self._namespace = namespace
         self._prefetch = prefetch
         self._stopped = False
         self._changing = asyncio.Lock()  # one change of a lane's consumer at a time
         self._resuming: set[asyncio.Task[None]] = set()
         rotation = LaneRotation([feed.provider for feed in feeds], [feed.lane for feed in feeds])
-        self.intake: Intake[RabbitDelivery | None] = Intake(rotation, prefetch, self._waiting, self._take)
+        self.intake: Intake[RabbitDelivery | None] = Intake(rotation, prefetch, self._head, self._take)
 
     async def get(self) -> "RabbitDelivery":
         while True:
             delivery = await self.intake.next()
             if delivery is not None:
                 return delivery
-            self.intake.settled()  # a message that is no job gives its slot back
 
-    async def pause(self, provider: str, seconds: float) -> None:
-        self.intake.pause(provider, seconds, self._resume)
+    async def pause(self, provider: str, seconds: float, lane: Lane | None = None) -> None:
+        self.intake.pause(provider, lane, seconds, self._resume)
         for feed in self.feeds_of(provider):
-            if seconds > KEEP_PREFETCHED[feed.lane]:
+            if seconds > KEEP_PREFETCHED[feed.lane] and self.intake.paused(provider, feed.lane):
                 await self._cancel(feed)
+
+    async def pause_lanes(self, lanes: Collection[str]) -> None:
+        self.intake.hold([key for key in self.feeds if lane_id(*key) in lanes])
+        for key, feed in self.feeds.items():
+            if self.intake.held(*key):
+                await self._cancel(feed)
+            else:
+                await self._consume_again(feed)
 
     async def stop(self) -> None:
         self._stopped = True
@@ -104,10 +110,11 @@ class RabbitConsumer:
     # What the link tells.
 
     async def opened(self, channel: AbstractChannel) -> None:
-        await channel.basic_qos(prefetch_count=self._prefetch + max(1, self._prefetch // 8))
-        for feed in self.feeds.values():
-            if not self._stopped and not self.intake.paused(feed.provider):
-                await self._consume(channel, feed)
+        async with self._changing:
+            await channel.basic_qos(prefetch_count=self._prefetch + max(1, self._prefetch // 8))
+            for feed in self.feeds.values():
+                if self._wanted(feed):
+                    await self._consume(channel, feed)
 
     def lost(self) -> None:
         for feed in self.feeds.values():
@@ -124,12 +131,12 @@ class RabbitConsumer:
             if not feed.consuming:  # cancelled while it was on its way
                 self.requeue(message)
                 return
-            feed.buffer.append(message)
+            feed.buffer.append(message, _precedence(feed, message))
             self.intake.wake()
 
         feed.consuming = True
-        name = topology.lane_queue(feed.provider, feed.lane, self._namespace)
-        await channel.basic_consume(name, arrived, consumer_tag=name)
+        for name in feed.queues:
+            await channel.basic_consume(name, arrived, consumer_tag=name)
 
     async def _cancel(self, feed: LaneFeed) -> None:
         async with self._changing:
@@ -139,25 +146,34 @@ class RabbitConsumer:
             channel = self.link.channel
             if channel is not None:
                 with self.link.ignoring_loss():
-                    tag = topology.lane_queue(feed.provider, feed.lane, self._namespace)
-                    await channel.basic_cancel(tag, timeout=CLOSE_TIMEOUT)
+                    for tag in feed.queues:
+                        await channel.basic_cancel(tag, timeout=CLOSE_TIMEOUT)
             # In their order: a quorum queue delivers what came back first before the others.
             while feed.buffer:
-                self.requeue(feed.buffer.popleft())
+                self.requeue(feed.buffer.pop())
 
     def _resume(self, provider: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._consume_again(provider))
+        task = asyncio.get_running_loop().create_task(self._resume_lanes(provider))
         self._resuming.add(task)
         task.add_done_callback(self._resuming.discard)
 
-    async def _consume_again(self, provider: str) -> None:
+    async def _resume_lanes(self, provider: str) -> None:
         for feed in self.feeds_of(provider):
-            async with self._changing:
-                channel = self.link.channel
-                if channel is None or feed.consuming or self._stopped or self.intake.paused(provider):
-                    continue
-                with self.link.ignoring_loss():
-                    await self._consume(channel, feed)
+            await self._consume_again(feed)
+
+    async def _consume_again(self, feed: LaneFeed) -> None:
+        if feed.consuming:
+            return
+        async with self._changing:
+            channel = self.link.channel
+            if channel is None or feed.consuming or not self._wanted(feed):
+                return
+            with self.link.ignoring_loss():
+                await self._consume(channel, feed)
+
+    def _wanted(self, feed: LaneFeed) -> bool:
+        stopped = self._stopped or self.intake.paused(feed.provider, feed.lane)
+        return not (stopped or self.intake.held(feed.provider, feed.lane))
 
     def requeue(self, message: DeliveredMessage) -> None:
         channel: Any = message.channel
@@ -166,22 +182,25 @@ class RabbitConsumer:
 
     # Jobs.
 
-    def _waiting(self, provider: str, lane: Lane) -> bool:
+    def _head(self, provider: str, lane: Lane) -> int | None:
         feed = self.feeds.get((provider, lane))
-        return feed is not None and bool(feed.buffer)
+        return None if feed is None else feed.buffer.head()
 
     def _take(self, provider: str, lane: Lane) -> "RabbitDelivery | None":
+        # What is no job gives its slot back at once.
         feed = self.feeds[provider, lane]
-        message = feed.buffer.popleft()
-        if message.channel.is_closed:
-            return None  # of a lost connection: it comes again
-        headers = _job_headers(message)
+        message = feed.buffer.pop()
+        if message.channel.is_closed:  # of a lost connection: it comes again
+            self.intake.settled(lane)
+            return None
+        headers = job_headers(message.header.properties.headers or {})
         try:
             job = Job.from_wire(headers, message.body)
         except (ValueError, KeyError, TypeError) as exc:
             log.error("job_unreadable", provider=provider, lane=lane.value, error=repr(exc)[:200])
             buried = self._queue.bury(provider, headers, message.body, f"unreadable: {exc!r}"[:200])
             buried.add_done_callback(lambda done: self._acknowledge_if(done, message))
+            self.intake.settled(lane)
             return None
         feed.handed_out += 1
         feed.last_wait = max(time.time() - job.published_at, 0.0)
@@ -199,7 +218,7 @@ class RabbitConsumer:
     def settled(self, feed: LaneFeed) -> None:
         feed.handed_out -= 1
         feed.meter.settled(time.monotonic())
-        self.intake.settled()
+        self.intake.settled(feed.lane)
 
 
 class RabbitDelivery:
@@ -221,20 +240,8 @@ class RabbitDelivery:
     async def dead(self, reason: str) -> None:
         self._begin()
         if not self._message.channel.is_closed:
-            headers = _job_headers(self._message)
+            headers = job_headers(self._message.header.properties.headers or {})
             await self._published(self._queue.bury(self.job.provider, headers, self._message.body, reason))
-        self._finish()
-
-    async def hand_back(self) -> None:
-        self._begin()
-        if not self._message.channel.is_closed:
-            try:
-                await self._published(self._queue.publish(self.job))
-            except QueueFull:
-                self._begin()
-                self._consumer.requeue(self._message)  # no room behind: then to the head, and the bound holds
-                self._consumer.settled(self._feed)
-                return
         self._finish()
 
     async def _published(self, published: "asyncio.Future[None]") -> None:
@@ -255,7 +262,8 @@ class RabbitDelivery:
         self._consumer.settled(self._feed)
 
 
-def _job_headers(message: DeliveredMessage) -> bytes:
-    headers = message.header.properties.headers or {}
-    value: Any = headers.get("headrace", b"")
-    return value.encode() if isinstance(value, str) else bytes(value)
+def _precedence(feed: LaneFeed, message: DeliveredMessage) -> int:
+    if feed.lane is Lane.BATCH:  # in order already
+        return FIRST
+    priority = message.header.properties.priority
+    return FIRST if priority is None else min(priority, FIRST)  # without one it is not from us: out of the way with it

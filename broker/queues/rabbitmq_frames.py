@@ -20,8 +20,8 @@ _CONTENT = struct.Struct("!HHQH")  # class, weight, body size, property flags
 _FRAME_OVERHEAD = 8  # bytes around a payload
 
 # Properties in the order in which they are written, 4.2.6.1: the first has the highest bit.
-_CONTENT_TYPE, _HEADERS, _DELIVERY_MODE, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP, _TYPE = (
-    1 << bit for bit in (15, 13, 12, 8, 7, 6, 5)
+_CONTENT_TYPE, _HEADERS, _DELIVERY_MODE, _PRIORITY, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP, _TYPE = (
+    1 << bit for bit in (15, 13, 12, 11, 8, 7, 6, 5)
 )
 _ALWAYS = _CONTENT_TYPE | _HEADERS | _DELIVERY_MODE | _MESSAGE_ID | _TIMESTAMP | _TYPE
 
@@ -42,6 +42,7 @@ class Message:
     """Seconds since the epoch; AMQP keeps whole ones."""
     persistent: bool
     expiration_ms: int | None = None
+    priority: int | None = None
 
 
 def publish(message: Message, channel: int, frame_max: int) -> ChannelFrame:
@@ -80,7 +81,10 @@ def _content_header(message: Message) -> bytes:
     table = b"".join(
         _short_bytes(name) + b"S" + struct.pack("!I", len(value)) + value for name, value in message.headers
     )
-    flags, expiration = _ALWAYS, b""
+    flags, priority, expiration = _ALWAYS, b"", b""
+    if message.priority is not None:
+        flags |= _PRIORITY
+        priority = bytes((message.priority,))
     if message.expiration_ms is not None:
         flags |= _EXPIRATION
         expiration = _short(str(message.expiration_ms))
@@ -91,6 +95,7 @@ def _content_header(message: Message) -> bytes:
             struct.pack("!I", len(table)),
             table,
             b"\x02" if message.persistent else b"\x01",
+            priority,
             expiration,
             _short(message.message_id),
             struct.pack("!Q", int(message.timestamp)),

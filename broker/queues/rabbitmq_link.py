@@ -22,6 +22,9 @@ WATCH_INTERVAL = 5.0  # seconds between two looks at whether the server still co
 START_PATIENCE = 15.0  # seconds for the first connection, declarations included
 BACKOFF = (0.05, 5.0)  # seconds before the second attempt, and the most between two; doubles in between
 
+_MAX_MESSAGE_BYTES = {False: 128 * 1024 * 1024, True: 16 * 1024 * 1024}
+"""`max_message_size` by default, before RabbitMQ 4.0 and since: what is larger costs the publisher its channel."""
+
 FOREIGN = (aiormq.AMQPError, aiormq.ChannelInvalidStateError, OSError, TimeoutError, RuntimeError)
 """What aiormq raises when the server cannot be reached or leaves. A plain RuntimeError is its "connection closed"."""
 
@@ -59,6 +62,8 @@ class Link:
         self._cause: BaseException | None = None
         self.channel: AbstractChannel | None = None
         """The channel in use; None while disconnected."""
+        self.max_message_bytes = _MAX_MESSAGE_BYTES[True]
+        """What the server takes as one message's body, if its operator has not changed that; the least until known."""
 
     async def open(self, patience: float) -> None:
         """Connect, and stay connected until `close`. Raises `Unavailable` after `patience` seconds."""
@@ -127,8 +132,10 @@ class Link:
         async with asyncio.timeout(RPC_TIMEOUT):
             await self._opened(channel)
         self._connection, self.channel = connection, channel
+        version = _version(connection)
+        self.max_message_bytes = _MAX_MESSAGE_BYTES[not version.startswith("3.")]
         self._ready.set()
-        log.info("rabbitmq_connected", address=self.address, version=_version(connection))
+        log.info("rabbitmq_connected", address=self.address, version=version)
         return channel
 
     async def _until_lost(self, connection: AbstractConnection, channel: AbstractChannel) -> None:

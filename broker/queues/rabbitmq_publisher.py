@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiormq
@@ -28,9 +28,14 @@ class Confirm(asyncio.Future[None]):
     """What `publish` returns and aiormq settles. It translates the library's verdicts, and does not complain when
     nobody looks at them."""
 
-    def __init__(self, message: frames.Message, refused: Callable[[], AppError], accepted: Callable[[], None]) -> None:
+    def __init__(
+        self, message: frames.Message, refused: Callable[[], AppError], accepted: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__()
         self.message = message
+        self.otherwise: frames.Message | None = None
+        """What to publish instead, should the server refuse the message."""
+        self.publish_again: Callable[[Confirm], None] = _ignore
         self.written_at = 0.0
         self.on_settled: Callable[[str], object] = _ignore
         self._refused = refused
@@ -43,6 +48,10 @@ class Confirm(asyncio.Future[None]):
 
     def set_exception(self, exception: Any) -> None:
         self.on_settled(self.message.message_id)
+        if self.otherwise is not None and isinstance(exception, aiormq.DeliveryError):
+            self.message, self.otherwise = self.otherwise, None
+            self.publish_again(self)
+            return
         super().set_exception(self._translate(exception))
         self.exception()  # mark it as seen: awaiting the future is optional
 
@@ -112,14 +121,39 @@ class Publisher:
         channel.confirmations[channel.delivery_tag] = confirm
         channel.message_id_delivery_tag[message.message_id] = channel.delivery_tag
         confirm.on_settled = _forgetting(channel.message_id_delivery_tag)
+        confirm.publish_again = self.publish
         confirm.written_at = time.monotonic()
         frame_max = channel.connection.connection_tune.frame_max
         channel.connection.write_queue.put_nowait(frames.publish(message, channel.number, frame_max))
+
+
+def all_of(confirms: Sequence[Confirm]) -> "asyncio.Future[None]":
+    """Done when all are: without an error, or with the first one's."""
+    if len(confirms) == 1:
+        return confirms[0]
+    together: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    left = len(confirms)
+
+    def settled(_: "asyncio.Future[None]") -> None:
+        nonlocal left
+        left -= 1
+        if left or together.done():
+            return
+        errors = [error for confirm in confirms if (error := confirm.exception()) is not None]
+        if errors:
+            together.set_exception(errors[0])
+            together.exception()  # mark it as seen
+        else:
+            together.set_result(None)
+
+    for confirm in confirms:
+        confirm.add_done_callback(settled)
+    return together
 
 
 def _forgetting(tags: dict[str, int]) -> Callable[[str], object]:
     return lambda message_id: tags.pop(message_id, None)
 
 
-def _ignore(_: str) -> None:
+def _ignore(_: object) -> None:
     return

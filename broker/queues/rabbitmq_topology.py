@@ -9,7 +9,8 @@ import structlog
 from aiormq.abc import AbstractChannel, AbstractConnection
 
 from broker import topology
-from shared.jobs import Lane
+from broker.queues.precedence import extra_places
+from shared.jobs import FIRST, Lane
 
 log = structlog.get_logger(__name__)
 
@@ -54,8 +55,10 @@ class Topology:
         for provider in providers:
             channel, _ = await _declare(connection, channel, self._dead(provider))
             for lane in Lane:
-                channel, depth = await _declare(connection, channel, self._lane(provider, lane))
-                depths[provider, lane] = depth
+                depths[provider, lane] = 0
+                for queue in self._lane(provider, lane):
+                    channel, depth = await _declare(connection, channel, queue)
+                    depths[provider, lane] += depth
         await channel.close()
         return depths
 
@@ -64,7 +67,7 @@ class Topology:
         channel = await connection.channel(publisher_confirms=False)
         queues = [*self._shared_queues()]
         for provider in providers:
-            queues += [self._dead(provider), *(self._lane(provider, lane) for lane in Lane)]
+            queues += [self._dead(provider), *(queue for lane in Lane for queue in self._lane(provider, lane))]
         for queue in queues:
             await channel.queue_delete(queue.name)
         for exchange, _ in self._exchanges():
@@ -109,20 +112,33 @@ class Topology:
         }
         return _Queue(name, arguments, exchange=name)
 
-    def _lane(self, provider: str, lane: Lane) -> _Queue:
-        bounded: dict[str, Any] = {"x-max-length": self.bound, "x-overflow": "reject-publish"}
-        if lane is Lane.INTERACTIVE:
-            # No dead-letter exchange: requests past their deadline expire, and must not pile up anywhere.
-            arguments = {"x-queue-type": "classic", **bounded}
-        else:
-            arguments = {
-                **_QUORUM,
-                **_AT_LEAST_ONCE,
-                **bounded,
-                "x-delivery-limit": DELIVERY_LIMIT,
-                "x-dead-letter-exchange": topology.dead_exchange(self.namespace),
-                "x-dead-letter-routing-key": provider,
-            }
+    def _lane(self, provider: str, lane: Lane) -> list[_Queue]:
+        if lane is Lane.BATCH:
+            return [self._batch(provider)]
+        # No dead-letter exchange behind these: requests past their deadline expire, and must not pile up anywhere.
+        return [self._first(provider), self._interactive(provider)]
+
+    def _first(self, provider: str) -> _Queue:
+        arguments = {"x-queue-type": "classic", **_bounded(extra_places(self.bound))}
+        exchange = topology.jobs_exchange(self.namespace)
+        return _Queue(topology.first_queue(provider, self.namespace), arguments, exchange, topology.first_key(provider))
+
+    def _interactive(self, provider: str) -> _Queue:
+        arguments = {"x-queue-type": "classic", "x-max-priority": FIRST, **_bounded(self.bound)}
+        return self._lane_queue(provider, Lane.INTERACTIVE, arguments)
+
+    def _batch(self, provider: str) -> _Queue:
+        arguments = {
+            **_QUORUM,
+            **_AT_LEAST_ONCE,
+            **_bounded(self.bound),
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": topology.dead_exchange(self.namespace),
+            "x-dead-letter-routing-key": provider,
+        }
+        return self._lane_queue(provider, Lane.BATCH, arguments)
+
+    def _lane_queue(self, provider: str, lane: Lane, arguments: dict[str, Any]) -> _Queue:
         return _Queue(
             topology.lane_queue(provider, lane, self.namespace),
             arguments,
@@ -134,6 +150,10 @@ class Topology:
         name = topology.dead_queue(provider, self.namespace)
         arguments = {**_QUORUM, "x-max-length": MAX_DEAD, "x-overflow": "drop-head"}
         return _Queue(name, arguments, topology.dead_exchange(self.namespace), provider)
+
+
+def _bounded(length: int) -> dict[str, Any]:
+    return {"x-max-length": max(length, 1), "x-overflow": "reject-publish"}
 
 
 async def _declare(

@@ -1,38 +1,36 @@
-"""The store on SQLite or PostgreSQL: connections, transactions, retries, and foreign errors turned into ours."""
+"""The store on SQLite or PostgreSQL: its connections, and its parts put together."""
 
-import asyncio
-import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import uuid4
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
-from broker.interfaces import DailySpend, SpendQuery, SpendSummary
-from broker.store import ledger, revisions
-from shared.errors import AppError, InvalidRequest, Unavailable
-from shared.jobs import Outcome
+from broker.records import DailySpend, SpendQuery, SpendSummary
+from broker.store import leases, ledger, revisions
+from broker.store.batches import BatchStore
+from broker.store.dead_letters import DeadLetterStore
+from broker.store.endings import end as end_jobs
+from broker.store.files import FileStore
+from broker.store.jobs import JobStore
+from broker.store.keys import KeyStore
+from broker.store.transactions import Engines, Transactions
+from broker.store.webhooks import WebhookStore
+from shared.errors import Unavailable
+from shared.jobs import Ending, Outcome
 
 _POOL_SIZE = 5
 _CONNECT_TIMEOUT = 5.0  # seconds; also for a free connection of the pool
 _STATEMENT_TIMEOUT = 15.0  # seconds
 _MIGRATION_TIMEOUT = 600.0  # seconds; on a large table, and while another process migrates
 _BUSY_TIMEOUT = 5.0  # seconds that SQLite waits for another process's transaction
-
-_ATTEMPTS = 3
-_RETRY_DELAY = 0.05  # seconds, doubled each time
-
-T = TypeVar("T")
 
 
 def connect(url: str) -> "Database":
@@ -52,25 +50,19 @@ def connect(url: str) -> "Database":
             raise ValueError(f"unknown database scheme {scheme!r}: expected sqlite, postgresql or postgres")
 
 
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """Connections by what they are for. SQLite has one writer at a time: its writers queue here and not at the file."""
-
-    reader: AsyncEngine
-    writer: AsyncEngine
-    migrator: AsyncEngine
-
-    async def dispose(self) -> None:
-        for engine in {self.reader, self.writer, self.migrator}:
-            await engine.dispose()
-
-
 class Database:
-    """A `broker.interfaces.Store`."""
+    """A `broker.store_interfaces.Store`."""
 
     def __init__(self, open_engines: Callable[[], Engines]) -> None:
         self._open_engines = open_engines
         self._engines: Engines | None = None
+        self._transactions = Transactions(lambda: self._open)
+        self.jobs = JobStore(self._transactions)
+        self.files = FileStore(self._transactions)
+        self.batches = BatchStore(self._transactions)
+        self.webhooks = WebhookStore(self._transactions)
+        self.dead_letters = DeadLetterStore(self._transactions)
+        self.keys = KeyStore(self._transactions)
 
     async def __aenter__(self) -> Self:
         self._engines = self._open_engines()
@@ -84,99 +76,44 @@ class Database:
     async def migrate(self) -> None:
         from broker.store import migrations  # Alembic is slow to import and needed once a process
 
-        await _transaction(self._open.migrator, migrations.upgrade)
+        await self._transactions.migrate(migrations.upgrade)
 
     async def current(self) -> bool:
         """Whether the schema is that of this version: `migrate` would change nothing."""
-        return await _transaction(self._open.reader, revisions.is_newest)
+        return await self._transactions.read(revisions.is_newest)
 
-    async def record(self, outcomes: Sequence[Outcome]) -> int:
-        if not outcomes:
-            return 0
+    async def record(self, outcomes: Sequence[Outcome], endings: Sequence[Ending] = ()) -> int:
         rows = ledger.encode(outcomes)
-        return await _transaction(self._open.writer, lambda connection: ledger.insert(connection, rows, time.time()))
+        now = time.time()
+
+        async def record(connection: AsyncConnection) -> int:
+            new = await ledger.insert(connection, rows, now) if outcomes else 0
+            if endings:
+                await end_jobs(connection, endings, now)
+            return new
+
+        return await self._transactions.write(record) if outcomes or endings else 0
+
+    async def lease(self, name: str, holder: str, ttl: float, now: float) -> bool:
+        return await self._transactions.write(lambda connection: leases.take(connection, name, holder, ttl, now))
 
     async def spend(self, query: SpendQuery) -> list[Outcome]:
-        return await _transaction(self._open.reader, lambda connection: ledger.select(connection, query))
+        return await self._transactions.read(lambda connection: ledger.select(connection, query))
 
     async def daily(self, query: SpendQuery) -> list[DailySpend]:
-        return await _transaction(self._open.reader, lambda connection: ledger.daily(connection, query))
+        return await self._transactions.read(lambda connection: ledger.daily(connection, query))
 
     async def summary(self) -> SpendSummary:
-        return await _transaction(self._open.reader, ledger.summary)
+        return await self._transactions.read(ledger.summary)
 
     async def ping(self) -> None:
-        await _transaction(self._open.reader, lambda connection: connection.execute(sa.text("SELECT 1")))
+        await self._transactions.read(lambda connection: connection.execute(sa.text("SELECT 1")))
 
     @property
     def _open(self) -> Engines:
         if self._engines is None:
             raise Unavailable("the database is not open")
         return self._engines
-
-
-# --- Transactions ---------------------------------------------------------------------------------------------------
-
-
-async def _transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Run `work` in a transaction, again when its connection proved dead or another transaction got in the way.
-
-    A connection may die while it commits, and then the work is done twice: it must be idempotent.
-    """
-    attempts = _attempts(engine, work)
-    return await (_to_the_end(attempts) if engine.dialect.name == "sqlite" else attempts)
-
-
-async def _to_the_end(attempts: Coroutine[Any, Any, T]) -> T:
-    """A cancellation waits. SQLite's thread cannot stop halfway, and abandoned it would take its connection along, with
-    a database in memory everything."""
-    task = asyncio.create_task(attempts)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.gather(task, return_exceptions=True)
-        raise
-
-
-async def _attempts(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    attempt = 1
-    while True:
-        try:
-            async with engine.begin() as connection:
-                return await work(connection)
-        except DBAPIError as exc:
-            if attempt == _ATTEMPTS or not _passes(exc):
-                raise _translated(exc) from exc
-        except (PoolTimeout, TimeoutError) as exc:
-            raise Unavailable("the database did not answer in time") from exc
-        except OSError as exc:
-            raise Unavailable(f"the database cannot be reached: {exc}") from exc
-        await asyncio.sleep(_RETRY_DELAY * 2**attempt)
-        attempt += 1
-
-
-_PASSING_STATES = ("40001", "40P01")  # serialization failure, deadlock
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-# PostgreSQL's classes of errors that are the data's doing: data exception, integrity, limits of the program.
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-_DATA_CLASSES = ("22", "23", "54")
-
-
-def _passes(exc: DBAPIError) -> bool:
-    code = getattr(exc.orig, "sqlite_errorcode", None)
-    return exc.connection_invalidated or _state(exc) in _PASSING_STATES or (code is not None and code & 0xFF in _BUSY)
-
-
-def _translated(exc: DBAPIError) -> AppError:
-    # Only the driver's own words: SQLAlchemy's message carries the statement and its parameters.
-    if _state(exc)[:2] in _DATA_CLASSES or isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError):
-        return InvalidRequest(f"the database refused a row: {exc.orig}")
-    return Unavailable(f"the database failed: {exc.orig}")
-
-
-def _state(exc: DBAPIError) -> str:
-    return getattr(exc.orig, "sqlstate", None) or ""
 
 
 # --- SQLite ---------------------------------------------------------------------------------------------------------
@@ -270,7 +207,12 @@ def _connect_arguments(url: str, parameters: dict[str, str], timeout: float) -> 
         arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
         arguments["prepared_statement_name_func"] = lambda: f"headrace_{uuid4().hex}"
     else:
-        settings["statement_timeout"] = str(int(timeout * 1000))  # PgBouncer refuses settings that it does not know
+        # PgBouncer refuses settings that it does not know.
+        settings["statement_timeout"] = str(int(timeout * 1000))
+        # Jobs may grow from none to a hundred thousand within a minute, and a plan made once for a small table would
+        # read the large one from end to end.
+        settings["plan_cache_mode"] = "force_custom_plan"
+        settings["jit"] = "off"  # compiling would take longer than any statement here runs
     return arguments
 
 

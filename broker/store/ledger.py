@@ -4,7 +4,6 @@ Rows travel to the database as one JSON document in one statement. That leaves t
 row, and lets SQLite insert the whole batch in one step, outside of Python's lock.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
@@ -14,8 +13,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from broker.interfaces import DailySpend, SpendQuery, SpendSummary
-from broker.store.tables import ERROR_MESSAGE_LENGTH, TEXT_LENGTH, ledger
+from broker.records import DailySpend, SpendQuery, SpendSummary
+from broker.store.tables import ERROR_MESSAGE_LENGTH, TEXT_LENGTH, UNSTORABLE, ledger
 from shared.errors import InvalidRequest
 from shared.jobs import Outcome, Status, Usage
 
@@ -24,9 +23,6 @@ MAX_ROWS = 10_000
 
 _MAX_TAGS = 64
 _USUAL_ROW = 4096  # bytes of JSON; a batch with a larger average is worth a closer look
-
-# What neither PostgreSQL's text nor UTF-8 can hold.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 # --- Writing --------------------------------------------------------------------------------------------------------
 
@@ -78,7 +74,7 @@ _TEXTS = tuple(field.name for field in fields(Outcome) if field.type is str)
 
 
 def _clean(text: str) -> str:
-    return _UNSTORABLE.sub("\ufffd", text[:TEXT_LENGTH])
+    return UNSTORABLE.sub("\ufffd", text[:TEXT_LENGTH])
 
 
 async def insert(connection: AsyncConnection, rows: str, now: float) -> int:

@@ -3,6 +3,8 @@
 Times are seconds since the Unix epoch in double precision, the same arithmetic on SQLite and PostgreSQL.
 """
 
+import re
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
@@ -13,6 +15,28 @@ ERROR_MESSAGE_LENGTH = 500
 
 TEXT_LENGTH = 512
 """Characters that any other text of a row keeps: names and ids that clients choose, and may choose absurdly long."""
+
+URL_LENGTH = 2048
+"""Characters of a webhook's address."""
+
+# What neither PostgreSQL's text nor UTF-8 can hold.
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class CleanText(sa.types.TypeDecorator[str]):
+    """Text from outside: cut at a length, and what no database stores is U+FFFD. It is so on its way into a row and
+    into a condition, so an id with a NUL in it finds nothing, where PostgreSQL would fail."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, length: int = TEXT_LENGTH) -> None:
+        super().__init__()
+        self.length = length
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else UNSTORABLE.sub("\ufffd", value[: self.length])
+
 
 _Seconds = sa.Double
 _Tokens = sa.BigInteger

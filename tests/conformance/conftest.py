@@ -13,6 +13,7 @@ from shared.jobs import Job
 from tests.conformance.limiters import opener
 from tests.conformance.queues import BOUND, World, clean, rabbit_dead_letters
 from tests.fakes.clock import FakeClock
+from tests.fakes.schema import make_schema
 
 
 @pytest.fixture(params=["memory", "rabbitmq"])
@@ -22,7 +23,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
             await in_memory.declare(["p", "q"])
 
             async def dead_letters(provider: str) -> list[tuple[Job, str]]:
-                return in_memory.dead_letters(provider)
+                return in_memory.buried(provider)
 
             yield World(in_memory, lambda bound: memory.connect("memory://", bound=bound), dead_letters)
         return
@@ -53,7 +54,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[Database]:
     async with connect(url) as store:
-        await store.migrate()
+        await make_schema(store)
         yield store
 
 

@@ -55,7 +55,7 @@ async def test_unsettled_job_comes_back_when_its_consumer_leaves(world: World, k
     async with world.queue.consume(["p"], 1) as consumer:
         [abandoned] = await take(consumer, 1)
 
-    async with world.queue.consume(["p"], 2) as consumer:
+    async with world.queue.consume(["p"], 3) as consumer:
         again = await take(consumer, 2)
         assert [delivery.job.id for delivery in again] == ["first", "second"]
         assert again[0].redelivered
@@ -165,18 +165,6 @@ async def test_request_past_its_deadline_leaves_by_itself(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", list(Lane))
-async def test_job_handed_back_goes_behind_the_others(world: World, kind: Lane) -> None:
-    for name in ("first", "second", "third"):
-        await world.queue.publish(job(name, lane=kind))
-
-    async with world.queue.consume(["p"], 1) as consumer:
-        [first] = await take(consumer, 1)
-        await first.hand_back()
-
-        assert await settle_all(consumer, 3) == ["second", "third", "first"]
-
-
-@pytest.mark.parametrize("kind", list(Lane))
 async def test_dead_job_is_kept_with_its_reason(world: World, kind: Lane) -> None:
     sent = job(lane=kind)
     await world.queue.publish(sent)
@@ -239,6 +227,17 @@ async def test_stats_tell_depth_consumers_and_what_is_in_flight(world: World) ->
     assert serving.depth + serving.in_flight == 6
     assert serving.in_flight >= 2
     assert drained.drain_rate > 0
+
+
+async def test_stats_can_be_asked_of_some_lanes(world: World) -> None:
+    await world.queue.publish(job(provider="q", lane=Lane.BATCH))
+
+    async with asyncio.timeout(PATIENCE):
+        while not (found := await world.queue.stats(["q.batch", "unknown.batch"])) or not found[0].depth:
+            await asyncio.sleep(0.01)
+
+    assert [(each.provider, each.lane, each.depth) for each in found] == [("q", Lane.BATCH, 1)]
+    assert len(await world.queue.stats()) == 4
 
 
 async def test_ping_answers(world: World) -> None:

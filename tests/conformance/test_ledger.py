@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from broker.interfaces import DailySpend, SpendQuery, SpendSummary
+from broker.records import DailySpend, SpendQuery, SpendSummary
 from broker.store.database import Database, connect
 from shared.errors import InvalidRequest
 from shared.jobs import Outcome, Status, Usage

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from broker.interfaces import SpendQuery
+from broker.records import SpendQuery
 from broker.store import database
 from broker.store.database import Database, connect
 from broker.store.tables import metadata

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from broker.interfaces import OutcomeBatch, SpendSummary
+from broker.interfaces import OutcomeBatch
+from broker.records import SpendSummary
 from broker.store.database import connect
-from shared.jobs import Outcome
+from shared.jobs import Ending, Outcome
 from tests.conformance.ledgers import an_outcome
 from tests.conftest import IN_CI
 from tests.servers import Postgres
@@ -37,6 +38,7 @@ class Outcomes:
 class Message:
     queue: Outcomes
     outcomes: Sequence[Outcome]
+    endings: Sequence[Ending] = ()
 
     async def ack(self) -> None:
         self.queue.acked += 1

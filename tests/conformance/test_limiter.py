@@ -228,6 +228,28 @@ async def test_a_dead_key_can_be_revived(limiter: Limiter) -> None:
     await granted(limiter, "job/1", candidate(Limits()))
 
 
+async def test_the_dead_among_some_keys_can_be_told(limiter: Limiter) -> None:
+    await limiter.bury("key-a", 3600)
+    await limiter.bury("key-b", 3600)
+    await limiter.bury("key-b", 0)
+
+    assert await limiter.dead(["key-a", "key-b", "key-c"]) == {"key-a"}
+    assert await limiter.dead([]) == frozenset()
+
+
+async def test_a_buckets_state_tells_the_limits_in_force(limiter: Limiter, clock: FakeClock) -> None:
+    grant = await granted(limiter, "job/1", candidate(Limits(rpm=60, parallel=2)))
+    await limiter.learn(grant, Limits(rpm=500, tpm=9000), None, None)
+
+    (used, unused) = await limiter.state(["bucket-a", "bucket-b"])
+    clock.advance(LEARNED_TTL + 1)
+    (later,) = await limiter.state(["bucket-a"])
+
+    assert used.limits == Limits(rpm=60, tpm=9000)
+    assert unused.limits == Limits()
+    assert later.limits == Limits(rpm=60)
+
+
 async def test_a_living_key_at_its_limit_beats_a_dead_one(limiter: Limiter) -> None:
     busy = candidate(Limits(rpm=10), name="busy")
     await granted(limiter, "job/1", busy)

@@ -110,7 +110,7 @@ async def test_publish_waits_for_a_lost_connection_to_return(queue: RabbitQueue,
     await proxy.listen()
 
     await soon(asyncio.gather(*waiting))
-    async with queue.consume(["p"], 3) as consumer, asyncio.timeout(PATIENCE):
+    async with queue.consume(["p"], 4) as consumer, asyncio.timeout(PATIENCE):
         assert [(await consumer.get()).job.id for _ in range(3)] == ["0", "1", "2"]
 
 
@@ -181,20 +181,22 @@ async def test_consumer_goes_on_after_a_lost_connection(queue: RabbitQueue, prox
         await again.ack()
 
 
-async def test_hand_back_of_a_lost_delivery_does_not_duplicate_the_job(queue: RabbitQueue, proxy: Proxy) -> None:
-    await soon(queue.publish(job("only")))
-    async with queue.consume(["p"], 1) as consumer, asyncio.timeout(PATIENCE):
-        before = await consumer.get()
+async def test_a_lost_connection_does_not_resume_a_paused_lane(queue: RabbitQueue, proxy: Proxy) -> None:
+    async with queue.consume(["p"], 4) as consumer, asyncio.timeout(PATIENCE):
+        await consumer.pause_lanes(["p.batch"])
         proxy.cut()
         await asyncio.sleep(0.05)
+        await consumer.link.ready(PATIENCE)
+        await queue.ping()
+        await queue.publish(job("batch"))
+        await queue.publish(job("interactive", Lane.INTERACTIVE))
 
-        await before.hand_back()
-        await (await consumer.get()).ack()
+        assert (await consumer.get()).job.id == "interactive"
         again = asyncio.ensure_future(consumer.get())
         done, _ = await asyncio.wait([again], timeout=0.3)
-        again.cancel()
-
-    assert not done
+        assert not done
+        await consumer.pause_lanes([])
+        assert (await again).job.id == "batch"
 
 
 async def test_recorder_goes_on_after_a_lost_connection(queue: RabbitQueue, proxy: Proxy) -> None:
@@ -211,6 +213,19 @@ async def test_recorder_goes_on_after_a_lost_connection(queue: RabbitQueue, prox
         assert again.outcomes == [outcome]
 
 
+async def test_the_store_side_of_dead_letters_goes_on_after_a_lost_connection(queue: RabbitQueue, proxy: Proxy) -> None:
+    await soon(queue.bury("p", job("dead").headers(), b"{}", "why"))
+    async with queue.dead_letters(1) as letters, asyncio.timeout(PATIENCE):
+        before = await anext(letters)
+        proxy.cut()
+        await asyncio.sleep(0.05)
+        await before.ack()
+
+        again = await anext(letters)
+
+        assert (again.letter, again.letter.job_id) == (before.letter, "dead")
+
+
 async def test_topology_is_declared_again_on_a_server_that_lost_it(
     queue: RabbitQueue, proxy: Proxy, rabbitmq_url: str, namespace: str
 ) -> None:
@@ -225,7 +240,7 @@ async def test_topology_is_declared_again_on_a_server_that_lost_it(
 
 async def test_channel_that_the_server_closes_is_opened_again(queue: RabbitQueue) -> None:
     await soon(queue.publish(job("first")))
-    async with queue.consume(["p"], 2) as consumer, asyncio.timeout(PATIENCE):
+    async with queue.consume(["p"], 3) as consumer, asyncio.timeout(PATIENCE):
         await consumer.get()
         assert consumer.link.channel is not None
 

@@ -27,14 +27,27 @@ class Process:
     environment: Mapping[str, str] = field(repr=False)
     log: Path
     folder: Path
+    health: str = ""
+    """The address that answers 200 once the process is ready."""
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
+        """Again after its end, too: it is the same command then, on the same port."""
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "api.cli", *self.arguments,
                 env=dict(self.environment), stdout=log, stderr=log, cwd=self.folder,
             )  # fmt: skip
+
+    async def ready(self) -> None:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(_START_TIMEOUT):
+            while True:
+                assert self.running, f"{self.arguments} ended while starting:\n{self.tail()}"
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(self.health) as response:
+                        if response.status == 200:
+                            return
+                await asyncio.sleep(_POLL)
 
     def kill(self) -> None:
         """As a machine that loses power would."""
@@ -92,6 +105,7 @@ class Headrace:
         )
         self.apis: list[Process] = []
         self.workers: list[Process] = []
+        self.keepers: list[Process] = []
         self.ports: list[int] = []
 
     @property
@@ -100,28 +114,37 @@ class Headrace:
 
     async def start_api(self) -> None:
         port = free_port()
-        api = self._process("api", len(self.apis), "serve", "--config", str(self.config), "--port", str(port))
-        await api.start()
-        self.apis.append(api)
+        self.apis.append(api := self._process("api", len(self.apis), port, "serve", "--port", str(port)))
         self.ports.append(port)
-        await _answers(f"http://127.0.0.1:{port}/health/readiness", api)
+        await _started(api)
 
-    async def start_worker(self) -> Process:
+    async def start_worker(self, *options: str) -> Process:
         port = free_port()
-        worker = self._process(
-            "worker", len(self.workers), "worker", "--config", str(self.config), "--health-port", str(port)
-        )
-        await worker.start()
+        worker = self._process("worker", len(self.workers), port, "worker", "--health-port", str(port), *options)
         self.workers.append(worker)
-        await _answers(f"http://127.0.0.1:{port}/health/readiness", worker)
-        return worker
+        return await _started(worker)
+
+    async def start_keeper(self, *parts: str) -> Process:
+        """All parts if none is named."""
+        port = free_port()
+        only = [option for part in parts for option in ("--only", part)]
+        keeper = self._process("keeper", len(self.keepers), port, "keeper", "--health-port", str(port), *only)
+        self.keepers.append(keeper)
+        return await _started(keeper)
 
     async def stop(self) -> None:
-        for each in (*self.apis, *self.workers):
-            await each.stop()
+        for each in (*self.apis, *self.workers, *self.keepers):
+            if each.process is not None:
+                await each.stop()
 
-    def _process(self, role: str, number: int, *arguments: str) -> Process:
-        return Process(arguments, self.environment, self.folder / f"{role}-{number}.log", self.folder)
+    def _process(self, role: str, number: int, port: int, command: str, *options: str) -> Process:
+        return Process(
+            (command, "--config", str(self.config), *options),
+            self.environment,
+            self.folder / f"{role}-{number}.log",
+            self.folder,
+            f"http://127.0.0.1:{port}/health/readiness",
+        )
 
 
 @contextlib.asynccontextmanager
@@ -146,15 +169,10 @@ async def deployed(
         await headrace.stop()
 
 
-async def _answers(url: str, process: Process) -> None:
-    async with aiohttp.ClientSession() as session, asyncio.timeout(_START_TIMEOUT):
-        while True:
-            assert process.running, f"{process.arguments} ended while starting:\n{process.tail()}"
-            with contextlib.suppress(aiohttp.ClientError):
-                async with session.get(url) as response:
-                    if response.status == 200:
-                        return
-            await asyncio.sleep(_POLL)
+async def _started(process: Process) -> Process:
+    await process.start()
+    await process.ready()
+    return process
 
 
 def _environment() -> dict[str, str]:

@@ -24,6 +24,7 @@ from shared.jobs import Job
 from shared.settings import Settings
 from tests.fakes import asgi as client
 from tests.fakes.asgi import Exchange
+from tests.fakes.schema import make_schema
 
 KEY = "sk-test-master-key"
 SERVED = {"deployment": "d", "group": "chat", "provider": "openai", "attempt": 1, "leg": 0, "queue_wait": 0.001,
@@ -88,9 +89,10 @@ async def api(folder: Path, *, bound: int = 100, clock: Clock | None = None, **s
         MemoryEventLog() as log,
         database.connect(f"sqlite:///{folder}/ledger.db") as store,
     ):
-        await store.migrate()
+        await make_schema(store)
         await queue.declare(["openai"])
         backends = Backends(queue, log, MemoryLimiter(clock or SystemClock()), store)
-        app = asgi(create_app(backends, catalog, given, clock))
-        async with queue.consume(["openai"], 100) as worker:
-            yield Api(app, backends, queue, log, worker)
+        app = create_app(backends, catalog, given, clock)
+        context = app.state.context
+        async with context.board, context.rates, context.durable, queue.consume(["openai"], 100) as worker:
+            yield Api(asgi(app), backends, queue, log, worker)

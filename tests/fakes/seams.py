@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,16 +14,16 @@ from broker.events.memory import MemoryEventLog
 from broker.interfaces import BucketState, Candidate, Consumer, Delivery, Grant, Refusal
 from broker.limits.memory import MemoryLimiter
 from broker.queues.memory import MemoryQueue
+from broker.store_interfaces import Store
 from shared.catalog import Catalog, Deployment, Routing
-from shared.errors import Unavailable
+from shared.errors import QueueFull, Unavailable
 from shared.events import Event, Kind
 from shared.ids import uuid7
-from shared.jobs import Job, Lane, Leg, Outcome
+from shared.jobs import Ending, Job, Lane, Leg, Outcome
 from tests.fakes.clock import FakeClock
 from workers.attempt import Caller
 from workers.outcomes import OutcomeWriter
 from workers.pipeline import Pipeline, Seams
-from workers.reports import Reports
 from workers.upstream import Upstream
 
 WORKER = "this-worker"
@@ -65,25 +65,35 @@ class NotedQueue(MemoryQueue):
         self.published: list[tuple[Job, float]] = []
         """With the delay."""
         self.outcomes_recorded: list[Outcome] = []
+        self.endings_recorded: list[Ending] = []
+        self.messages: list[tuple[Sequence[Outcome], Sequence[Ending]]] = []
+        """What was recorded, message by message."""
         self.confirms = Gate()
         self.recording = Gate()
+        self.full = False
+        """Nothing more can be published, delayed or not."""
         self._confirming: set[asyncio.Future[None]] = set()
 
     def publish(self, job: Job, *, delay: float = 0.0) -> "asyncio.Future[None]":
         self.journal.append("publish")
         self.published.append((job, delay))
         taken = super().publish(job, delay=delay)
+        if self.full:
+            taken = asyncio.get_running_loop().create_future()
+            taken.set_exception(QueueFull("the fake lane is full"))
         confirm = asyncio.ensure_future(self._confirm(taken))
         self._confirming.add(confirm)
         confirm.add_done_callback(self._confirming.discard)
         return confirm
 
-    def record(self, outcomes: Sequence[Outcome]) -> "asyncio.Future[None]":
+    def record(self, outcomes: Sequence[Outcome], endings: Sequence[Ending] = ()) -> "asyncio.Future[None]":
         async def confirm() -> None:
             await self.recording.pass_through()
-            await super(NotedQueue, self).record(outcomes)
+            await super(NotedQueue, self).record(outcomes, endings)
             self.journal.append("record")
             self.outcomes_recorded.extend(outcomes)
+            self.endings_recorded.extend(endings)
+            self.messages.append((outcomes, endings))
 
         return asyncio.ensure_future(confirm())
 
@@ -134,12 +144,18 @@ class NotedConsumer:
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
         self.pauses: list[tuple[str, float]] = []
+        self.paused_lanes: list[Lane | None] = []
+        """Of each pause; None for the whole provider."""
 
     async def get(self) -> Delivery:
         return await self._consumer.get()
 
-    async def pause(self, provider: str, seconds: float) -> None:
+    async def pause(self, provider: str, seconds: float, lane: Lane | None = None) -> None:
         self.pauses.append((provider, seconds))
+        self.paused_lanes.append(lane)
+
+    async def pause_lanes(self, lanes: Collection[str]) -> None:
+        await self._consumer.pause_lanes(lanes)
 
     async def stop(self) -> None:
         await self._consumer.stop()
@@ -232,21 +248,26 @@ class World:
         return [job for job, _ in self.queue.published]
 
     @property
+    def endings(self) -> list[Ending]:
+        return self.queue.endings_recorded
+
+    @property
     def outcomes(self) -> list[Outcome]:
         return self.queue.outcomes_recorded
 
 
 @asynccontextmanager
-async def world(*deployments: Deployment, routing: Routing | None = None, bound: int = 100) -> AsyncIterator[World]:
+async def world(
+    *deployments: Deployment, routing: Routing | None = None, bound: int = 100, store: Store | None = None
+) -> AsyncIterator[World]:
     journal: list[str] = []
     # The queue drops expired jobs by the real time, so both clocks begin together.
     clock = FakeClock(time.time())
     catalog = Catalog(deployments, routing=routing)
     limiter = NotedLimiter(clock, journal)
     async with NotedQueue(journal, bound) as queue, NotedLog(journal) as log, Upstream() as upstream:
-        seams = Seams(queue, log, limiter, catalog, clock)
-        reports = Reports(log, clock)
-        pipeline = Pipeline(seams, Caller(upstream, log, clock, WORKER), reports, OutcomeWriter(queue))
+        seams = Seams(queue, log, limiter, catalog, clock, store)
+        pipeline = Pipeline(seams, Caller(upstream, log, clock, WORKER), OutcomeWriter(queue))
         await log.announce(WORKER, 3600)
         async with queue.consume(catalog.providers(), 10) as consumer:
             noted = NotedConsumer(consumer)

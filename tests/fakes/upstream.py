@@ -92,6 +92,9 @@ class FakeUpstream:
         self.pace = pace
         self.timings = timings or Timings()
         self.quotas = dict(quotas or {})
+        self.gate = asyncio.Event()
+        """No answer begins while it is clear."""
+        self.gate.set()
         self.dead_keys: set[str] = set()
         """Keys that are answered 401."""
         self.cache_read = 0
@@ -179,6 +182,7 @@ class FakeUpstream:
             self._arrived.notify_all()
 
     async def _answer(self, exchange: Exchange, dialect: Dialect, ask: Ask, attempt: Attempt) -> None:
+        await self.gate.wait()
         await asyncio.sleep(self.latency)
         headers: dict[str, str] = {}
         quota = self.quotas.get(attempt.key) or self.quotas.get("*")

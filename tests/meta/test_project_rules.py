@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from api.errors import STATUS
+from shared.error_bodies import STATUS
 from shared.errors import BY_CODE
 from shared.settings import Settings
 

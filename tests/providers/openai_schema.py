@@ -1,13 +1,14 @@
-"""Whether bytes are what OpenAI's own API document says a chat answer is.
+"""Whether bytes are what OpenAI's own API document says a chat answer is, or a file, or a batch.
 
-The schemas are those of the document "OpenAI API" 2.3.0 (OpenAPI 3.1, MIT licence), cut down to the two chat answers
-and what they refer to, in `tests/fixtures/specs/openai-chat.json`. To renew them from a newer document:
+The schemas are those of the document "OpenAI API" 2.3.0 (OpenAPI 3.1, MIT licence), cut down to what is checked and
+what that refers to, in `tests/fixtures/specs/openai-*.json`. To renew them from a newer document:
 
     python tests/providers/openai_schema.py openai-openapi.json
 
 Three things are adapted while reading: `nullable`, which 3.1 no longer knows and the document still uses, becomes a
 type union; `oneOf` becomes `anyOf`, as the document discriminates by `type` and not by exclusion; and `service_tier`
-is any string, because vendors name their own tiers (Groq: `on_demand`) and no client library refuses them.
+is any string, because vendors name their own tiers (Groq: `on_demand`) and no client library refuses them. Of files
+and batches, what is null is left out: the document's own example of a batch has nulls where its schema has none.
 """
 
 import sys
@@ -18,9 +19,13 @@ from typing import Any
 import orjson
 from jsonschema import Draft202012Validator
 
-_FIXTURE = Path(__file__).parents[1] / "fixtures" / "specs" / "openai-chat.json"
+_SPECS = Path(__file__).parents[1] / "fixtures" / "specs"
 _COMPLETION = "CreateChatCompletionResponse"
 _CHUNK = "CreateChatCompletionStreamResponse"
+_FIXTURES = {
+    "openai-chat.json": (_COMPLETION, _CHUNK),
+    "openai-batches.json": ("OpenAIFile", "ListFilesResponse", "DeleteFileResponse", "Batch", "ListBatchesResponse"),
+}
 
 
 def check_completion(body: bytes) -> None:
@@ -33,6 +38,19 @@ def check_chunk(data: bytes) -> None:
     _check(_CHUNK, data)
 
 
+def check_object(name: str, data: bytes) -> None:
+    """Raises `AssertionError` that lists every deviation of `data` from the schema `name` of files and batches."""
+    _check(name, orjson.dumps(_without_nulls(orjson.loads(data))))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return value
+
+
 def _check(name: str, data: bytes) -> None:
     errors = [f"{error.json_path}: {error.message}" for error in _validator(name).iter_errors(orjson.loads(data))]
     assert not errors, f"not a {name}:\n  " + "\n  ".join(errors) + f"\n{data[:2000].decode()}"
@@ -40,7 +58,8 @@ def _check(name: str, data: bytes) -> None:
 
 @cache
 def _validator(name: str) -> Draft202012Validator:
-    schemas = _adapted(orjson.loads(_FIXTURE.read_bytes())["components"]["schemas"])
+    fixture = next(file for file, names in _FIXTURES.items() if name in names)
+    schemas = _adapted(orjson.loads((_SPECS / fixture).read_bytes())["components"]["schemas"])
     schemas["ServiceTier"] = {"type": ["string", "null"]}
     return Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}})
 
@@ -56,11 +75,11 @@ def _adapted(schema: Any) -> Any:
     return adapted
 
 
-def _extract(document: dict[str, Any]) -> dict[str, Any]:
-    """The two schemas with everything they refer to, and without prose."""
+def _extract(document: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """These schemas with everything they refer to, and without prose."""
     schemas = document["components"]["schemas"]
     found: dict[str, Any] = {}
-    missing = [_COMPLETION, _CHUNK]
+    missing = list(names)
     while missing:
         name = missing.pop()
         if name not in found:
@@ -91,5 +110,7 @@ def _without_prose(schema: Any) -> Any:
 
 
 if __name__ == "__main__":
-    extract = _extract(orjson.loads(Path(sys.argv[1]).read_bytes()))
-    _FIXTURE.write_bytes(orjson.dumps(extract, option=orjson.OPT_INDENT_2) + b"\n")
+    document = orjson.loads(Path(sys.argv[1]).read_bytes())
+    for file, names in _FIXTURES.items():
+        extract = _extract(document, names)
+        (_SPECS / file).write_bytes(orjson.dumps(extract, option=orjson.OPT_INDENT_2) + b"\n")

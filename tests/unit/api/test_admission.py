@@ -2,20 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
 
-from api import admission
+from api import admission, wishes
 from api.admission import Admission
 from api.auth import Principal
-from api.chat_request import Envelope
+from api.backpressure import Backpressure
+from api.lane_board import LaneBoard
+from api.rate_limits import RateBoard
+from api.routes.queues import fleet_wide
 from broker.backends import Backends
 from broker.events.memory import MemoryEventLog
 from broker.limits.memory import MemoryLimiter
 from broker.queues.memory import MemoryQueue
 from shared.catalog import Catalog, Deployment, Routing
+from shared.chat_request import Envelope
 from shared.clock import SystemClock
 from shared.errors import InvalidRequest, QueueFull, Unavailable, UnknownModel
 from shared.jobs import CLAIM_CHECK_BYTES, Job
@@ -43,11 +48,13 @@ class Desk:
         store = None
         self.clock = FakeClock(SystemClock().now())
         backends = Backends(queue, log, MemoryLimiter(self.clock), store)  # type: ignore[arg-type]  # never asked
-        self.admission = Admission(backends, catalog, self.clock, request_timeout=600.0)
+        self.board = LaneBoard(partial(fleet_wide, backends))
+        pressure = Backpressure(self.board, RateBoard(backends.limiter, catalog))
+        self.admission = Admission(backends, catalog, self.clock, 600.0, pressure)
 
     def job(self, headers: dict[str, str] | None = None, body: bytes = b"{}", **fields: object) -> Job:
         request = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], **fields}
-        return self.admission.job(Envelope.model_validate(request), body, CALLER, headers or {})
+        return self.admission.job(Envelope.model_validate(request), body, CALLER, wishes.of(headers or {}))
 
 
 @pytest.fixture

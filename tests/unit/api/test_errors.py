@@ -5,17 +5,18 @@ import pytest
 
 from api import errors as wire
 from shared import errors
+from shared.error_bodies import STATUS, body_of, status_of
 from shared.errors import BY_CODE, AppError, from_wire
 
 
 @pytest.mark.parametrize("code", BY_CODE)
 def test_every_error_has_a_status(code: str) -> None:
-    assert code in wire.STATUS
-    assert 400 <= wire.STATUS[code].status <= 599
+    assert code in STATUS
+    assert 400 <= STATUS[code].status <= 599
 
 
 def test_no_row_is_left_over() -> None:
-    assert set(wire.STATUS) == set(BY_CODE)
+    assert set(STATUS) == set(BY_CODE)
 
 
 @pytest.mark.parametrize("code", BY_CODE)
@@ -26,7 +27,7 @@ def test_every_error_survives_the_queue_and_has_an_answer(code: str) -> None:
     answer = wire.response(returned)
 
     assert type(returned) is BY_CODE[code]
-    assert answer.status_code == wire.status_of(error)
+    assert answer.status_code == status_of(error)
     body = orjson.loads(answer.body)["error"]
     assert set(body) == {"message", "type", "param", "code"}
     assert (body["code"], body["param"]) == (str(answer.status_code), "p")
@@ -48,17 +49,17 @@ def test_every_error_survives_the_queue_and_has_an_answer(code: str) -> None:
     ],
 )
 def test_the_providers_status_is_passed_on_where_it_says_more(error: AppError, status: int) -> None:
-    assert wire.status_of(error) == status
+    assert status_of(error) == status
 
 
 def test_a_providers_error_names_its_class_and_the_provider() -> None:
-    body = orjson.loads(wire.body_of(errors.UpstreamRateLimited("slow down", provider="openai")))
+    body = orjson.loads(body_of(errors.UpstreamRateLimited("slow down", provider="openai")))
 
     assert body["error"]["message"] == "litellm.RateLimitError: RateLimitError: OpenAIException - slow down"
 
 
 def test_our_own_error_speaks_for_itself() -> None:
-    body = orjson.loads(wire.body_of(errors.UnknownModel("no such model")))
+    body = orjson.loads(body_of(errors.UnknownModel("no such model")))
 
     assert body["error"]["message"] == "no such model"
 

@@ -64,7 +64,7 @@ async def test_an_error_before_the_first_event_has_its_own_status(
     assert exchange.headers.get("retry-after") == ("3" if error.retry_after else None)
 
 
-async def test_a_stream_carries_the_number_of_each_event_and_ends_with_done(it: Api) -> None:
+async def test_a_stream_carries_the_number_of_each_frame_and_ends_with_done(it: Api) -> None:
     exchange = it.chat(stream=True)
     job = await it.next_job()
     await it.chunk(job, 1, "one")
@@ -73,7 +73,8 @@ async def test_a_stream_carries_the_number_of_each_event_and_ends_with_done(it: 
 
     await exchange.finished()
 
-    assert exchange.body == b"data: one\nid: 1\n\ndata: two\nid: 2\n\ndata: [DONE]\n\n"
+    id = job.id.encode()
+    assert exchange.body == (b"id: %b:0\ndata: one\nid: %b:1\n\ndata: two\nid: %b:2\n\ndata: [DONE]\n\n" % (id, id, id))
     assert exchange.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert exchange.headers["x-litellm-model-id"] == "d"
 
@@ -88,13 +89,14 @@ async def test_a_stream_that_fails_says_so_in_band_and_is_not_done(it: Api) -> N
 
     assert exchange.status == 200
     assert b'"code":"502"' in exchange.body
-    assert exchange.body.endswith(b"id: 2\n\n")
+    assert exchange.body.endswith(b"id: %b:2\n\n" % job.id.encode())
     assert b"[DONE]" not in exchange.body
 
 
-async def test_a_stream_that_waits_is_opened_by_a_comment_and_its_error_comes_in_band(it: Api) -> None:
+async def test_a_stream_that_waits_is_opened_with_its_jobs_id_and_its_error_comes_in_band(it: Api) -> None:
     exchange = it.chat(stream=True)
     job = await it.next_job()
+    await exchange.contains(b"id: %b:0\n" % job.id.encode())
     await exchange.contains(b": keep-alive\n")
     await it.failed(job, errors.UpstreamOverloaded("busy"))
 
@@ -110,13 +112,13 @@ async def test_comments_go_on_in_a_silent_stream(it: Api) -> None:
     exchange = it.chat(stream=True)
     job = await it.next_job()
     await it.chunk(job, 1, "one")
-    await exchange.contains(b"id: 1\n\n: keep-alive\n")
+    await exchange.contains(b":1\n\n: keep-alive\n")
     await it.chunk(job, 2, "two")
     await it.completed(job, 3)
 
     await exchange.finished()
 
-    assert exchange.body.replace(b": keep-alive\n", b"").strip().endswith(b"id: 2\n\ndata: [DONE]")
+    assert exchange.body.replace(b": keep-alive\n", b"").strip().endswith(b":2\n\ndata: [DONE]")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -188,6 +190,33 @@ async def test_a_deadline_in_an_open_stream_comes_in_band(it: Api, monkeypatch: 
     assert exchange.status == 200
     assert b": keep-alive" in exchange.body
     assert b'"code":"408"' in exchange.body
+
+
+async def test_frames_that_travel_in_one_event_have_numbers_of_their_own(it: Api) -> None:
+    exchange = it.chat(stream=True)
+    job = await it.next_job()
+    await it.chunk(job, 1, "one\n\ndata: two")
+    await it.chunk(job, 2, "three")
+    await it.completed(job, 3)
+
+    await exchange.finished()
+
+    id = job.id.encode()
+    frames = [b"data: %b\nid: %b:%d\n\n" % (text, id, at) for at, text in enumerate([b"one", b"two", b"three"], 1)]
+    assert exchange.body == b"id: %b:0\n%bdata: [DONE]\n\n" % (id, b"".join(frames))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_whose_a_stream_is_stands_in_the_log_for_other_processes(it: Api, stream: bool) -> None:
+    exchange = it.chat(stream=stream)
+    job = await it.next_job()
+    await it.completed(job)
+    await exchange.finished()
+
+    notes = [event for event in await it.log.replay(job.id) if event.kind is Kind.ACCEPTED]
+
+    assert [note.meta["key"] for note in notes] == [job.key] * stream
+    assert [note.meta["deadline"] for note in notes] == [job.deadline] * stream
 
 
 async def test_two_clients_do_not_hear_each_other(it: Api) -> None:

@@ -126,6 +126,27 @@ async def test_a_read_that_fails_is_taken_up_again() -> None:
     assert await world.read(2) == [1, 2]
 
 
+async def test_a_read_that_fails_because_all_is_closed_is_the_end_and_no_error() -> None:
+    world = World()
+    world.log.failures = 1
+    world.log.open.clear()
+    world.follower.distrust()
+
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(ended(world.follower))
+        await world.log.reading.wait()
+        world.follower.close()
+        world.log.open.set()
+
+    assert reading.result()
+
+
+async def ended(follower: LogFollower) -> bool:
+    with pytest.raises(StopAsyncIteration):
+        await follower.next(timeout=5)
+    return True
+
+
 async def test_distrust_without_news_goes_on_waiting() -> None:
     world = World()
     world.emit(1)

@@ -78,6 +78,8 @@ PLACE = "config.yaml: model_list[0].litellm_params"
          "credential_list, or write api_key instead"),
         ("model: openai/*", f"{PLACE}.model: a star stands for a part of model_name, which has none: write e.g. "
          "model_name: openai/*"),
+        ("model: mistral/mistral-small, provider_batch: auto", f"{PLACE}.provider_batch: no batch API is known for "
+         "Mistral, only for anthropic, gemini, openai: leave it out"),
     ],
 )  # fmt: skip
 def test_an_entry_that_cannot_run_is_one_line_with_a_remedy(folder: Path, params: str, line: str) -> None:
@@ -118,6 +120,31 @@ def test_key_and_address_come_from_the_entry_then_from_the_environment(
     deployment = only(catalog_with(folder, entry(params), **environ))
 
     assert (deployment.api_key, deployment.api_base) == (key, base)
+
+
+@pytest.mark.parametrize(
+    ("params", "on", "discount"),
+    [
+        ("model: gpt-4o", False, None),
+        ("model: gpt-4o, provider_batch: auto", True, None),
+        ("model: gpt-4o, provider_batch: off", False, None),
+        ("model: mistral/mistral-small, provider_batch: 'off'", False, None),
+        ("model: gpt-4o, provider_batch: auto, provider_batch_discount: 0.25", True, 0.25),
+    ],
+)
+def test_a_providers_batch_api_is_used_when_the_entry_says_so(
+    folder: Path, params: str, on: bool, discount: float | None
+) -> None:
+    deployment = only(catalog_with(folder, entry(params)))
+
+    assert (deployment.provider_batch, deployment.provider_batch_discount) == (on, discount)
+    assert deployment.params == {}
+
+
+@pytest.mark.parametrize("value", ["provider_batch: always", "provider_batch: on", "provider_batch_discount: 1.5"])
+def test_a_batch_setting_that_means_nothing_is_refused(folder: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=value.partition(":")[0]):
+        catalog_with(folder, entry(f"model: gpt-4o, {value}"))
 
 
 def test_a_named_credential_gives_key_and_address(folder: Path) -> None:

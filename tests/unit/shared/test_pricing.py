@@ -1,6 +1,6 @@
 """Costs against amounts worked out by hand from the vendors' price pages."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -268,6 +268,32 @@ def test_custom_costs_know_no_fee_for_the_request(book: PriceBook) -> None:
     deployment = a_deployment("perplexity/sonar-pro", Prices(input=1e-6, output=1e-6))
 
     assert book.cost(deployment, Usage(input=1, output=1)) == 2_000
+
+
+# --- Providers' own batch APIs --------------------------------------------------------------------------------------
+
+BATCH = [
+    # live: $2.50 and $10 a million, $0.0035; OpenAI's list has batches at half of that
+    ("the price list's own", "openai/gpt-4o", PUBLIC_PRICES, None, "0.00175"),
+    # live: $2 and $6 a million, $0.0026; the list has no prices for Mistral's batches
+    ("half, where the list has none", "mistral/mistral-large-2411", PUBLIC_PRICES, None, "0.0013"),
+    ("half of the config's prices", "openai/gpt-4o", Prices(input=2e-6, output=1e-5), None, "0.0015"),
+    ("half of prices of which the config has one", "openai/gpt-4o", Prices(input=2e-6), None, "0.0015"),
+    ("the config's discount", "openai/gpt-4o", PUBLIC_PRICES, 0.2, "0.0028"),
+    ("no discount", "openai/gpt-4o", PUBLIC_PRICES, 0.0, "0.0035"),
+    ("free", "openai/gpt-4o", PUBLIC_PRICES, 1.0, "0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "prices", "discount", "dollars"), [case[1:] for case in BATCH], ids=[case[0] for case in BATCH]
+)
+def test_a_batch_at_the_provider_costs(
+    book: PriceBook, model: str, prices: Prices, discount: float | None, dollars: str
+) -> None:
+    deployment = replace(a_deployment(model, prices), provider_batch_discount=discount)
+
+    assert book.batch_cost(deployment, Usage(input=1_000, output=100), when=NOON) == nanodollars(dollars)
 
 
 # --- Every token once -----------------------------------------------------------------------------------------------

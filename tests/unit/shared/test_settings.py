@@ -1,5 +1,6 @@
 """Settings: whose variable wins, what the config fills, and what a wrong value earns."""
 
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,36 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
         load_settings()
 
     assert str(raised.value) == f"environment: {name}: {line}"
+
+
+@pytest.mark.parametrize("size", [24, 32, 64])
+def test_a_webhook_secret_is_the_base64_of_24_to_64_bytes(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    secret = f"whsec_{b64encode(bytes(size)).decode()}"
+    monkeypatch.setenv("HEADRACE_WEBHOOK_SECRET", secret)
+
+    settings = load_settings()
+
+    assert settings.webhook_secret is not None
+    assert settings.webhook_secret.get_secret_value() == secret
+    assert not settings.webhook_allow_private
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["whsec_", b64encode(bytes(32)).decode(), "whsec_hush!", f"whsec_{b64encode(bytes(23)).decode()}",
+     f"whsec_{b64encode(bytes(65)).decode()}"],
+    ids=["empty", "no prefix", "no base64", "short", "long"],
+)  # fmt: skip
+def test_another_webhook_secret_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    monkeypatch.setenv("HEADRACE_WEBHOOK_SECRET", secret)
+
+    with pytest.raises(ConfigError) as raised:
+        load_settings()
+
+    assert str(raised.value) == (
+        "environment: HEADRACE_WEBHOOK_SECRET: expected 'whsec_' and the base64 of 24 to 64 bytes, got a text: "
+        "write e.g. HEADRACE_WEBHOOK_SECRET=whsec_$(head -c 32 /dev/urandom | base64)"
+    )
 
 
 def test_secrets_are_not_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,4 +58,4 @@ def test_the_drain_rate_falls_while_nothing_ends() -> None:
 
     clock.advance(300)
 
-    assert from_wire(census.report()) == {"openai.interactive": LaneReport(0, 0.0)}
+    assert from_wire(census.report()) == {"openai.interactive": LaneReport(0, 0.0, drained=1)}

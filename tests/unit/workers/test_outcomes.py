@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from shared.errors import Unavailable
-from shared.jobs import Outcome, Status
+from shared.jobs import Ending, JobState, Outcome, Status
 from tests.fakes.seams import NotedQueue
 from workers import outcomes
 from workers.outcomes import OutcomeWriter
@@ -13,6 +13,10 @@ from workers.outcomes import OutcomeWriter
 
 def an_outcome(job_id: str) -> Outcome:
     return Outcome(job_id, 1, 0.0, "chat.completions", "m", "m", "d", "openai", "m", Status.SUCCESS)
+
+
+def an_ending(job_id: str, answer: bytes = b"{}") -> Ending:
+    return Ending(job_id, JobState.COMPLETED, finished_at=1.0, attempts=1, answer=answer)
 
 
 async def test_outcomes_of_one_moment_travel_in_one_message() -> None:
@@ -90,3 +94,37 @@ async def test_without_a_ledger_nothing_is_sent() -> None:
     await OutcomeWriter(queue, keep=False).record(an_outcome("a"))
 
     assert queue.journal == []
+
+
+async def test_without_a_ledger_jobs_still_end() -> None:
+    queue = NotedQueue([])
+
+    await OutcomeWriter(queue, keep=False).record(an_outcome("a"), ending=an_ending("a"))
+
+    assert queue.messages == [([], [an_ending("a")])]
+
+
+async def test_an_outcome_and_its_ending_travel_in_one_message_with_others() -> None:
+    queue = NotedQueue([])
+    writer = OutcomeWriter(queue)
+
+    await asyncio.gather(
+        writer.record(an_outcome("a"), ending=an_ending("a")),
+        writer.record(an_outcome("b")),
+        writer.record(ending=an_ending("c")),
+    )
+
+    assert queue.messages == [([an_outcome("a"), an_outcome("b")], [an_ending("a"), an_ending("c")])]
+
+
+async def test_answers_in_one_message_have_a_bound_unless_one_alone_is_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "_LARGEST_BYTES", 100)
+    queue = NotedQueue([])
+    writer = OutcomeWriter(queue)
+
+    await asyncio.gather(
+        *(writer.record(ending=an_ending(str(size), b"x" * size)) for size in (60, 30, 20, 500, 80, 20, 10))
+    )
+
+    sizes = [[len(ending.answer) for ending in endings] for _, endings in queue.messages]
+    assert sizes == [[60, 30], [20], [500], [80, 20], [10]]

@@ -81,7 +81,7 @@ async def test_the_third_crash_puts_a_job_into_quarantine(upstream: FakeUpstream
     await one.start(await one.redeliver(job))
 
     assert error_of(await one.events(job)) == "quarantined"
-    assert [(dead.id, reason) for dead, reason in one.queue.dead_letters("openai")] == [(job.id, "crashed 3 workers")]
+    assert [(dead.id, reason) for dead, reason in one.queue.buried("openai")] == [(job.id, "crashed 3 workers")]
     assert upstream.requests == []
     assert [each.attempt for each in one.outcomes] == [1, 2, 3]
 
@@ -279,10 +279,10 @@ async def test_a_bug_in_mid_stream_still_ends_the_clients_stream(one: World) -> 
     follower = one.log.follow(job.id)
     await one.log.emit(job.reply_to, [Event(job.id, 1, Kind.CHUNK, b"data: {}\n\n", {})])
 
-    await one.pipeline.apologise(delivery, "KeyError")
+    await one.pipeline.apologise(delivery, one.consumer, "KeyError")
 
     assert [event.kind async for event in follower] == [Kind.CHUNK, Kind.FAILED]
-    assert [reason for _, reason in one.queue.dead_letters("openai")] == ["KeyError"]
+    assert [reason for _, reason in one.queue.buried("openai")] == ["KeyError"]
 
 
 # Bodies that stay behind

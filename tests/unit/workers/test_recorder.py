@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from broker.interfaces import OutcomeBatch
 from shared.errors import InvalidRequest, Unavailable
-from shared.jobs import Outcome, Status
+from shared.jobs import Ending, JobState, Outcome, Status
 from workers import recorder
 from workers.recorder import Recorder
 
@@ -35,6 +35,7 @@ def an_outcome(job_id: str) -> Outcome:
 class Batch:
     queue: "Queue"
     outcomes: Sequence[Outcome]
+    endings: Sequence[Ending] = ()
 
     async def ack(self) -> None:
         if self.queue.away:
@@ -85,13 +86,15 @@ class Store:
         self.rows: list[str] = []
         self.calls: list[str] = []
         self.acked_before: list[list[str]] = []
+        self.endings: list[Ending] = []
         self.away = False
         self.poison = ""
+        self.poisoned_answer = b"what no database takes"
         self.called = asyncio.Event()
         self.let_go = asyncio.Event()
         self.let_go.set()
 
-    async def record(self, outcomes: Sequence[Outcome]) -> int:
+    async def record(self, outcomes: Sequence[Outcome], endings: Sequence[Ending] = ()) -> int:
         letters = "".join(outcome.job_id for outcome in outcomes)
         self.calls.append(letters)
         self.acked_before.append(list(self.queue.acked))
@@ -101,6 +104,9 @@ class Store:
             raise Unavailable("the database is away")
         if set(letters) & set(self.poison):
             raise InvalidRequest("no such number")
+        if any(ending.answer == self.poisoned_answer for ending in endings):
+            raise InvalidRequest("no such text")
+        self.endings += endings
         new = [letter for letter in letters if letter not in self.rows]
         self.rows += new
         return len(new)
@@ -157,7 +163,7 @@ async def test_outcomes_that_come_together_are_written_together(queue: Queue, st
 
 
 async def test_a_full_transaction_does_not_linger(queue: Queue, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "_MAX_OUTCOMES", 3)
+    monkeypatch.setattr(recorder, "_MAX_ITEMS", 3)
     queue.put("ab", "cd", "ef")
 
     async with running(queue, store, linger=3600.0):
@@ -291,6 +297,76 @@ async def test_a_lost_ack_does_not_end_the_recorder(queue: Queue, store: Store) 
 
     assert [each["event"] for each in logs] == ["outcomes_not_acked"]
     assert store.rows == ["a", "b"]
+
+
+def an_ending(job_id: str, answer: bytes = b"{}") -> Ending:
+    return Ending(job_id, JobState.COMPLETED, finished_at=1.0, attempts=2, answer=answer, served={"deployment": "d"})
+
+
+async def test_endings_are_committed_with_their_outcomes(queue: Queue, store: Store) -> None:
+    endings = [an_ending("a"), an_ending("b")]
+    queue.waiting.put_nowait(Batch(queue, [an_outcome("a")], endings[:1]))
+    queue.waiting.put_nowait(Batch(queue, [an_outcome("b")], endings[1:]))
+
+    async with running(queue, store):
+        await until(lambda: len(queue.acked) == 2)
+
+    assert (store.calls, store.endings) == (["ab"], endings)
+
+
+async def test_an_ending_without_an_outcome_is_committed(queue: Queue, store: Store) -> None:
+    queue.waiting.put_nowait(Batch(queue, [], [an_ending("a")]))
+
+    async with running(queue, store):
+        await until(lambda: queue.acked)
+
+    assert store.endings == [an_ending("a")]
+
+
+async def test_large_answers_do_not_wait_for_more_of_them(
+    queue: Queue, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_MAX_BYTES", 10)
+    for name in "abc":
+        queue.waiting.put_nowait(Batch(queue, [an_outcome(name)], [an_ending(name, b"x" * 5)]))
+
+    async with running(queue, store, linger=3600.0):
+        await until(lambda: len(queue.acked) == 2)
+
+    assert store.calls == ["ab", "c"]
+
+
+async def test_a_job_whose_ending_the_store_refuses_ends_as_a_failure_and_harms_no_other(
+    queue: Queue, store: Store
+) -> None:
+    refused = an_ending("b", store.poisoned_answer)
+    queue.waiting.put_nowait(Batch(queue, [an_outcome(name) for name in "abc"], [an_ending("a"), refused]))
+
+    with capture_logs() as logs:
+        async with running(queue, store):
+            await until(lambda: queue.acked)
+
+    assert sorted(store.rows) == ["a", "b", "c"]
+    assert [(each.job_id, each.state, each.attempts, each.answer) for each in store.endings] == [
+        ("a", JobState.COMPLETED, 2, b"{}"),
+        ("b", JobState.FAILED, 2, b""),
+    ]
+    assert [(each["event"], each["job"]) for each in logs] == [("ending_refused", "b")]
+    assert store.poisoned_answer.decode() not in str(logs)
+
+
+async def test_an_ending_that_the_store_refuses_in_any_form_does_not_hold_up_the_others(
+    queue: Queue, store: Store
+) -> None:
+    store.poisoned_answer = b""
+    queue.waiting.put_nowait(Batch(queue, [], [an_ending("a", b""), an_ending("b")]))
+
+    with capture_logs() as logs:
+        async with running(queue, store):
+            await until(lambda: queue.acked)
+
+    assert store.endings == [an_ending("b")]
+    assert [each["event"] for each in logs] == ["ending_refused", "ending_refused"]
 
 
 async def test_what_was_new_is_reported_with_the_time_that_it_took(queue: Queue, store: Store) -> None:

@@ -10,7 +10,7 @@ from shared.events import Event, Kind
 from shared.jobs import Job, Outcome, Status
 from tests.fakes.seams import World, deployment, world
 from workers.outcomes import OutcomeWriter
-from workers.recovery import Finished, Poison, Recovery
+from workers.recovery import Finished, Lost, Recovery
 from workers.reports import Reports
 
 
@@ -21,7 +21,7 @@ async def it() -> AsyncIterator[World]:
 
 
 def recovery(it: World) -> Recovery:
-    return Recovery(it.queue, it.log, it.limiter, it.catalog, Reports(it.log, it.clock), OutcomeWriter(it.queue))
+    return Recovery(it.queue, it.log, it.limiter, it.catalog, Reports(it.clock), OutcomeWriter(it.queue))
 
 
 def note(it: World, job: Job, attempt: int, worker: str = "dead", deployment: str = "a") -> None:
@@ -81,7 +81,10 @@ async def test_three_crashes_are_poison(it: World) -> None:
     for attempt in (1, 2, 3):
         note(it, job, attempt)
 
-    assert await recovery(it).take_over(job) == Poison("crashed 3 workers")
+    found = await recovery(it).take_over(job)
+
+    assert isinstance(found, Lost)
+    assert (found.error.code, found.poison, found.job.attempt) == ("quarantined", "crashed 3 workers", 4)
 
 
 async def test_a_crash_in_an_attempt_of_another_config_still_goes_on(it: World) -> None:

@@ -3,18 +3,24 @@
 import asyncio
 
 from broker.interfaces import Candidate, Grant, Limits
+from shared.jobs import Lane
 from tests.fakes.clock import FakeClock
 from tests.fakes.seams import NotedLimiter
 from workers import turnstile
-from workers.turnstile import Postponed, Turnstile
+from workers.line import Standing
+from workers.turnstile import Belated, Postponed, Turnstile
+
+SOMEBODY = Standing(Lane.INTERACTIVE, "somebody", first=False)
 
 
 def candidate(bucket: str = "bucket", *, tpm: float | None = 600.0, parallel: int | None = None) -> Candidate:
     return Candidate("deployment", bucket, f"credential of {bucket}", Limits(None, tpm, parallel), 600)
 
 
-async def enter(gate: Turnstile, lease: str, *candidates: Candidate, patience: float = 60.0) -> Grant | Postponed:
-    return await gate.enter(lease, candidates or (candidate(),), patience=patience, lease_ttl=60.0)
+async def enter(
+    gate: Turnstile, lease: str, *candidates: Candidate, patience: float = 60.0, who: Standing = SOMEBODY
+) -> Grant | Belated | Postponed:
+    return await gate.enter(lease, candidates or (candidate(),), standing=who, patience=patience, lease_ttl=60.0)
 
 
 async def test_a_free_key_is_granted_at_once() -> None:
@@ -52,10 +58,10 @@ async def test_waiting_jobs_pass_in_the_order_of_their_arrival() -> None:
     passed: list[str] = []
 
     async def pass_by(name: str) -> None:
-        grant = await enter(gate, name, narrow)
-        assert isinstance(grant, Grant)
+        answer = await enter(gate, name, narrow)
+        assert isinstance(answer, Belated)
         passed.append(name)
-        await limiter.settle(grant, 0)
+        await limiter.settle(answer.grant, 0)
 
     holder = await enter(gate, "holder", narrow)
     assert isinstance(holder, Grant)
@@ -100,13 +106,13 @@ async def test_a_line_is_crowded_from_its_bound_on_and_forgotten_when_it_is_empt
     waiting = [asyncio.create_task(enter(gate, f"job-{number}", narrow)) for number in range(turnstile._CROWD)]
     await asyncio.sleep(0)
 
-    crowded = gate.crowded([narrow])
+    crowded = gate.crowded([narrow], SOMEBODY)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
 
     assert crowded
-    assert not gate.crowded([narrow])
+    assert not gate.crowded([narrow], SOMEBODY)
     assert gate._lines == {}
 
 

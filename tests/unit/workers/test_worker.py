@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.events.memory import MemoryEventLog
+from broker.interfaces import Consumer
 from broker.limits.memory import MemoryLimiter
 from broker.queues.memory import MemoryQueue
 from shared import metrics
@@ -49,6 +50,18 @@ class Pool:
         for job in jobs:
             await self.queue.publish(job)
         return jobs
+
+    def heard_of_pauses(self) -> asyncio.Event:
+        """Set whenever the worker has taken to heart which lanes are paused; clear it to wait for the next time."""
+        heard = asyncio.Event()
+        mind = self.worker._mind_paused_lanes
+
+        async def minded(consumer: Consumer) -> None:
+            await mind(consumer)
+            heard.set()
+
+        self.worker._mind_paused_lanes = minded  # type: ignore[method-assign]  # to know when, without a sleep
+        return heard
 
     async def stop(self) -> None:
         self.stopping.set()
@@ -145,6 +158,45 @@ async def test_a_missed_heartbeat_does_not_end_the_worker(monkeypatch: pytest.Mo
         assert not it.running.done()
 
 
+async def test_a_worker_takes_no_jobs_of_a_paused_lane_until_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT", 0.01)
+    async with pool() as it:
+        await it.log.pause_lane("openai.interactive", True)
+        heard = it.heard_of_pauses()
+        await heard.wait()
+        await it.submit()
+        heard.clear()
+        await heard.wait()
+        waiting = await it.depth()
+
+        await it.log.pause_lane("openai.interactive", False)
+        await it.upstream.arrived(1)
+
+        assert waiting == (1, 0)
+
+
+async def test_what_was_paused_stays_paused_while_nobody_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT", 0.01)
+    async with pool() as it:
+        await it.log.pause_lane("openai.interactive", True)
+        heard = it.heard_of_pauses()
+        await heard.wait()
+        asked = asyncio.Event()
+
+        async def away() -> frozenset[str]:
+            asked.set()
+            raise Unavailable("the log is away")
+
+        it.log.paused_lanes = away  # type: ignore[method-assign]  # the server is away from here on
+        await asked.wait()
+        await it.submit()
+        asked.clear()
+        await asked.wait()
+
+        assert await it.depth() == (1, 0)
+        assert not it.running.done()
+
+
 async def test_a_heartbeat_reports_the_jobs_in_flight_and_then_that_they_have_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -215,5 +267,5 @@ async def test_a_bug_costs_one_job_and_tells_its_client(monkeypatch: pytest.Monk
             await it.stop()
 
         assert [await it.kinds(job) for job in (first, second)] == [[Kind.FAILED], [Kind.COMPLETED]]
-        assert [(dead.id, reason) for dead, reason in it.queue.dead_letters("openai")] == [(first.id, "KeyError")]
+        assert [(dead.id, reason) for dead, reason in it.queue.buried("openai")] == [(first.id, "KeyError")]
         assert [entry["job"] for entry in logs if entry["log_level"] == "error"] == [first.id]

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from api import chat_request
+from shared import chat_request
 from shared.errors import InvalidRequest
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -3,7 +3,7 @@
 Ranges are those of OpenAI's reference; a vendor's own narrower ones are the vendor's to enforce.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from annotated_types import Ge, Le, Len
@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from shared.errors import InvalidRequest
+from shared.validation import explain
 
 _DEEPEST = 200  # levels; the JSON writer that workers use stops at 254
-_LONGEST_VALUE = 100  # characters of a wrong value that an error repeats
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
@@ -30,6 +30,9 @@ class Message(TypedDict, total=False):
 
 class Envelope(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=(), hide_input_in_errors=True)
+
+    endpoint: ClassVar[str] = "chat.completions"
+    """`Job.endpoint` of the jobs that are made of it."""
 
     model: Annotated[str, Len(1, 512)]
     messages: Annotated[list[Message], Len(1)]
@@ -103,29 +106,8 @@ def _refuse_nesting_bomb(body: bytes, request: dict[str, Any]) -> None:
 
 
 def _explain(exc: ValidationError) -> InvalidRequest:
-    """The first problem, in OpenAI's words, with its place as `messages[0].role`."""
     problem = exc.errors(include_url=False, include_input=True)[0]
-    place = _place(problem["loc"])
-    if problem["type"] == "missing":
-        return InvalidRequest(f"Missing required parameter: '{place}'.", param=place)
     if problem["loc"] == ("messages",) and problem["type"] == "too_short":
         message = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array."
-        return InvalidRequest(message, param=place)
-    value = problem["input"]
-    got = type(value).__name__ if isinstance(value, dict | list) else repr(value)[:_LONGEST_VALUE]
-    return InvalidRequest(f"Invalid value for '{place}': {problem['msg']}, got {got}.", param=place)
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    place = ""
-    for step in location:
-        if isinstance(step, int):
-            place += f"[{step}]"
-        elif place and ("[" in step or step in _UNION_BRANCHES):
-            break  # a branch of a union, which means nothing to the caller
-        else:
-            place += f".{step}" if place else step
-    return place
-
-
-_UNION_BRANCHES = frozenset({"str", "int", "float", "bool", "dict", "Part"})
+        return InvalidRequest(message, param="messages")
+    return explain(problem, problem["loc"])
