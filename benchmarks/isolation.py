@@ -12,17 +12,17 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 0x1
 
 
-def enter(arguments: Sequence[str]) -> NoReturn:
-    """Start this program again, inside, with other arguments."""
+def enter(arguments: Sequence[str], program: str = "benchmarks") -> NoReturn:
+    """Start this program (a module) again, inside, with other arguments."""
     as_user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
-    _replace(["unshare", "--net", *as_user, *_program(arguments)])
+    _replace(["unshare", "--net", *as_user, *_program(program, arguments)])
 
 
-def start_servers(arguments: Sequence[str]) -> NoReturn:
+def start_servers(arguments: Sequence[str], program: str = "benchmarks") -> NoReturn:
     """Start this program again, as the child of a process that keeps RabbitMQ, Redis and PostgreSQL running."""
     for name in [name for name in os.environ if name.startswith("HEADRACE_TEST_")]:
         del os.environ[name]  # servers outside cannot be reached
-    _replace([sys.executable, "-m", "tests.servers", "--", *_program(arguments)])
+    _replace([sys.executable, "-m", "tests.servers", "--", *_program(program, arguments)])
 
 
 def raise_loopback() -> None:
@@ -33,8 +33,8 @@ def raise_loopback() -> None:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
 
 
-def _program(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "benchmarks", *arguments]
+def _program(module: str, arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
 
 
 def _replace(command: list[str]) -> NoReturn:

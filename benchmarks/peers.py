@@ -10,6 +10,7 @@ FOLDER = Path(__file__).parents[1] / ".bench"
 LITELLM = FOLDER / "litellm"
 TENSORZERO = FOLDER / "tensorzero"
 PORTKEY = FOLDER / "portkey"
+CELERY = FOLDER / "celery"
 PORTKEY_SERVER = PORTKEY / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
 
 _PORTKEY_PACKAGE = {
@@ -45,10 +46,10 @@ def version(name: str) -> str | None:
         return None
 
 
-def _python(folder: Path, requirement: str) -> None:
+def _python(folder: Path, *requirements: str) -> None:
     """Newest version into a virtual environment of its own: their requirements contradict ours and each other's."""
     _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-    _run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", requirement])
+    _run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements])
 
 
 def _portkey() -> None:
@@ -65,4 +66,5 @@ _INSTALLERS: dict[str, Callable[[], None]] = {
     "litellm": lambda: _python(LITELLM, "litellm[proxy]"),
     "tensorzero": lambda: _python(TENSORZERO, "tensorzero"),
     "portkey": _portkey,
+    "celery": lambda: _python(CELERY, "celery[gevent,redis]", "openai"),
 }

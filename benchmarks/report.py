@@ -60,7 +60,7 @@ def write(results: Results, folder: Path) -> None:
     (folder / "results.md").write_text(markdown(results))
     content = {
         "command": results.command,
-        "machine": _machine(),
+        "machine": machine(),
         "versions": dict(results.versions),
         "load_average": results.load_average,
         "seconds": round(results.seconds),
@@ -83,11 +83,11 @@ def markdown(results: Results) -> str:
 
 
 def _heading(results: Results) -> str:
-    machine = _machine()
+    found = machine()
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     return (
         f"# Benchmark results\n\n`{results.command}`: median of {len(results.runs)} interleaved runs, "
-        f"{results.seconds / 60:.0f} min, {machine['cores']} cores, {machine['cpu']}, Python {machine['python']}"
+        f"{results.seconds / 60:.0f} min, {found['cores']} cores, {found['cpu']}, Python {found['python']}"
         + (f"; {versions}." if versions else ".")
     )
 
@@ -180,7 +180,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | int]:
     models = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
     return {
         "cores": len(os.sched_getaffinity(0)),

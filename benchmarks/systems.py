@@ -19,7 +19,7 @@ from tests.servers import Postgres, RabbitMQ, Redis
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-bench-master-key-1234"
-MODELS = ("bench", "bench-latency-50", "bench-paced")
+MODELS = ("bench", "bench-latency-50", "bench-paced", "bench-stamp")
 _START_TIMEOUT = 120.0  # seconds; LiteLLM needs about 15 on an idle machine
 _STOP_TIMEOUT = 10.0
 _AMPLE = 100_000_000  # a limit that is kept and never reached
@@ -35,6 +35,8 @@ class System:
     """The root process of each role; `upstream` is always one of them."""
     own_roles: Sequence[str] = ()
     """The roles whose memory is compared."""
+    upstream: int = 0
+    """The port of the upstream that it shares with the others."""
     limited: Target | None = None
     limited_upstream: int = 0
     """The port of the upstream that only this system's limited requests reach."""
@@ -78,6 +80,7 @@ class Stage:
                 print(f"{name} did not start and is left out: {system!r}", file=sys.stderr)
                 continue
             system.processes["upstream"] = self._upstream_pid
+            system.upstream = self._upstream
             systems.append(system)
         return systems
 

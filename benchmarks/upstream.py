@@ -10,9 +10,10 @@ The words of the model's name choose what it does, so that one process serves ev
     bench-paced            64 events, 20 ms apart, each with its number in it
     bench-latency-250      250 ms before the answer; may follow any of the others
     bench-limit            600 requests a minute for each API key, in any 60 s (a sliding window)
+    bench-stamp            notes how long ago `"user": "stamp-<nanoseconds of the monotonic clock>"` was written
     bench-bucket           600 requests a minute for each API key, from a token bucket of 10
 
-GET /stats counts what was asked, allowed and refused; POST /reset starts the counts and limits again.
+GET /stats counts what was asked, allowed and refused, and lists the ages of stamps; POST /reset starts all again.
 """
 
 import argparse
@@ -38,6 +39,7 @@ _PAYLOAD = 16  # bytes of text in an event: the number, padded
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"/]*/)*([^"]*)"')
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+_STAMP = re.compile(rb'"user"\s*:\s*"stamp-(\d+)"')
 _KEY = re.compile(rb"\r\nauthorization:\s*bearer\s+([^\r]+)", re.IGNORECASE)
 
 
@@ -100,6 +102,7 @@ class Mode:
     """Seconds."""
     limit: str = ""
     """`limit`, `bucket` or none."""
+    stamped: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -114,6 +117,7 @@ def _mode(model: bytes) -> Mode:
         paced="paced" in words,
         latency=number("latency", 0) / 1000,
         limit=next((word for word in ("limit", "bucket") if word in words), ""),
+        stamped="stamp" in words,
     )
 
 
@@ -168,6 +172,8 @@ class Stats:
     streams_left: int = 0
     """Streams whose client hung up before."""
     connections: int = 0
+    ages: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
+    """Milliseconds between a stamp and its arrival here."""
     accounts: dict[tuple[str, bytes], Account] = field(default_factory=dict)
 
     def wait(self, kind: str, key: bytes) -> float:
@@ -194,6 +200,7 @@ class Stats:
                 "streams_ended": self.streams_ended,
                 "streams_left": self.streams_left,
                 "connections": self.connections,
+                "ages": list(self.ages),
                 "allowed": sum(account.allowed for account in self.accounts.values()),
                 "refused": sum(account.refused for account in self.accounts.values()),
                 "keys": accounts,
@@ -259,6 +266,8 @@ class Upstream(asyncio.Protocol):
             if wait:
                 self._transport.write(_refusal(wait))
                 return
+        if mode.stamped and (stamp := _STAMP.search(body)):
+            stats.ages.append((time.monotonic_ns() - int(stamp[1])) / 1e6)
         streams = _STREAM.search(body) is not None
         stats.streams += streams
         if mode.latency:
