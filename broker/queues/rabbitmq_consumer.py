@@ -101,9 +101,10 @@ class RabbitConsumer:
         self.intake.close()
         if self._resuming:
             await asyncio.wait(self._resuming)
-        channel = self.link.channel
+        channel: Any = self.link.channel
         if channel is not None:
             with self.link.ignoring_loss():
+                channel.connection.flush()  # the last acks
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await channel.close()
 
@@ -178,7 +179,7 @@ class RabbitConsumer:
     def requeue(self, message: DeliveredMessage) -> None:
         channel: Any = message.channel
         if not channel.is_closed:
-            channel.connection.write_queue.put_nowait(frames.requeue(message.delivery_tag or 0, channel.number))
+            channel.connection.post(frames.requeue(message.delivery_tag or 0, channel.number))
 
     # Jobs.
 
@@ -213,7 +214,7 @@ class RabbitConsumer:
     def acknowledge(self, message: DeliveredMessage) -> None:
         channel: Any = message.channel
         if not channel.is_closed:
-            channel.connection.write_queue.put_nowait(frames.ack(message.delivery_tag or 0, channel.number))
+            channel.connection.post(frames.ack(message.delivery_tag or 0, channel.number))
 
     def settled(self, feed: LaneFeed) -> None:
         feed.handed_out -= 1

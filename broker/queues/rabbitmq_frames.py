@@ -7,8 +7,6 @@ back what is written here. Section numbers are those of the AMQP 0-9-1 specifica
 import struct
 from dataclasses import dataclass
 
-from aiormq.abc import ChannelFrame
-
 _METHOD, _HEADER, _BODY = 1, 2, 3  # frame types, 4.2.3
 _END = b"\xce"
 _BASIC = 60
@@ -45,8 +43,8 @@ class Message:
     priority: int | None = None
 
 
-def publish(message: Message, channel: int, frame_max: int) -> ChannelFrame:
-    """Basic.Publish with the mandatory flag, content header and body, as one write."""
+def publish(message: Message, channel: int, frame_max: int) -> bytes:
+    """Basic.Publish with the mandatory flag, content header and body."""
     parts = [
         _frame(_METHOD, channel, _publish_method(message)),
         _frame(_HEADER, channel, _content_header(message)),
@@ -54,16 +52,16 @@ def publish(message: Message, channel: int, frame_max: int) -> ChannelFrame:
     size = frame_max - _FRAME_OVERHEAD
     for start in range(0, len(message.body), size):
         parts.append(_frame(_BODY, channel, message.body[start : start + size]))
-    return _write(b"".join(parts))
+    return b"".join(parts)
 
 
-def ack(delivery_tag: int, channel: int) -> ChannelFrame:
-    return _write(_frame(_METHOD, channel, _ACK.pack(_BASIC, 80, delivery_tag, 0)))
+def ack(delivery_tag: int, channel: int) -> bytes:
+    return _frame(_METHOD, channel, _ACK.pack(_BASIC, 80, delivery_tag, 0))
 
 
-def requeue(delivery_tag: int, channel: int) -> ChannelFrame:
+def requeue(delivery_tag: int, channel: int) -> bytes:
     """Basic.Nack with requeue."""
-    return _write(_frame(_METHOD, channel, _NACK.pack(_BASIC, 120, delivery_tag, 2)))
+    return _frame(_METHOD, channel, _NACK.pack(_BASIC, 120, delivery_tag, 2))
 
 
 def _publish_method(message: Message) -> bytes:
@@ -114,7 +112,3 @@ def _short(text: str) -> bytes:
 
 def _short_bytes(text: bytes) -> bytes:
     return bytes((len(text),)) + text  # ValueError over 255 bytes
-
-
-def _write(payload: bytes) -> ChannelFrame:
-    return ChannelFrame(payload=payload, should_close=False)

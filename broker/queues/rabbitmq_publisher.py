@@ -124,7 +124,7 @@ class Publisher:
         confirm.publish_again = self.publish
         confirm.written_at = time.monotonic()
         frame_max = channel.connection.connection_tune.frame_max
-        channel.connection.write_queue.put_nowait(frames.publish(message, channel.number, frame_max))
+        channel.connection.post(frames.publish(message, channel.number, frame_max))
 
 
 def all_of(confirms: Sequence[Confirm]) -> "asyncio.Future[None]":

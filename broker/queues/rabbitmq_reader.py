@@ -83,4 +83,4 @@ class Reading:
         channel: Any = self._message.channel
         if not channel.is_closed and not self._acked:
             self._acked = True
-            channel.connection.write_queue.put_nowait(frames.ack(self._message.delivery_tag or 0, channel.number))
+            channel.connection.post(frames.ack(self._message.delivery_tag or 0, channel.number))

@@ -36,7 +36,7 @@ def unpack(payload: bytes) -> list[Any]:
 
 
 def test_publish_is_a_mandatory_method_with_header_and_body() -> None:
-    method, header, body = unpack(frames.publish(message(expiration_ms=1500), 7, 131_072).payload)
+    method, header, body = unpack(frames.publish(message(expiration_ms=1500), 7, 131_072))
 
     assert isinstance(method, commands.Basic.Publish)
     assert (method.exchange, method.routing_key, method.mandatory) == ("headrace.jobs", "p.batch", True)
@@ -54,7 +54,7 @@ def test_publish_is_a_mandatory_method_with_header_and_body() -> None:
 
 
 def test_transient_message_without_expiration() -> None:
-    _, header, _ = unpack(frames.publish(message(persistent=False), 7, 131_072).payload)
+    _, header, _ = unpack(frames.publish(message(persistent=False), 7, 131_072))
 
     assert header.properties.delivery_mode == 1
     assert header.properties.expiration is None
@@ -62,7 +62,7 @@ def test_transient_message_without_expiration() -> None:
 
 @pytest.mark.parametrize(("size", "bodies"), [(0, 0), (1, 1), (4088, 1), (4089, 2), (10_000, 3)])
 def test_body_is_split_at_the_largest_frame(size: int, bodies: int) -> None:
-    _, header, *parts = unpack(frames.publish(message(body=b"x" * size), 7, 4096).payload)
+    _, header, *parts = unpack(frames.publish(message(body=b"x" * size), 7, 4096))
 
     assert header.body_size == size
     assert len(parts) == bodies
@@ -70,14 +70,14 @@ def test_body_is_split_at_the_largest_frame(size: int, bodies: int) -> None:
 
 
 def test_ack_settles_one_delivery() -> None:
-    [frame] = unpack(frames.ack(2**40, 7).payload)
+    [frame] = unpack(frames.ack(2**40, 7))
 
     assert isinstance(frame, commands.Basic.Ack)
     assert (frame.delivery_tag, frame.multiple) == (2**40, False)
 
 
 def test_requeue_is_a_nack_of_one_delivery() -> None:
-    [frame] = unpack(frames.requeue(5, 7).payload)
+    [frame] = unpack(frames.requeue(5, 7))
 
     assert isinstance(frame, commands.Basic.Nack)
     assert (frame.delivery_tag, frame.multiple, frame.requeue) == (5, False, True)
