@@ -1,6 +1,6 @@
 # Every target works from a fresh clone with git, make and python3 >= 3.11; `test` installs Debian packages when it may.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check bench servers install debian clean
+.PHONY: help run demo test check bench chaos servers install debian clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -29,6 +29,9 @@ check: install ## Format, lint, types, import contracts, unit tests: under a min
 bench: install debian ## Measure speed and overload beside LiteLLM, Portkey and TensorZero, on private servers
 	@UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen --group bench
 	@$(BIN)/python -m benchmarks
+
+chaos: install debian ## Kill every part of a deployment in every phase of a job, and count: about ten minutes
+	@$(BIN)/python -m tests.chaos --write docs/reliability.md
 
 servers: install debian ## Start the private servers, print their addresses, stop them at Ctrl-C
 	@$(BIN)/python -m tests.servers -- sh -c 'env | grep ^HEADRACE_TEST_; exec sleep infinity'

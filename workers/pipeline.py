@@ -62,6 +62,7 @@ class Pipeline:
         self._recovery = Recovery(seams.queue, seams.log, seams.limiter, seams.catalog, reports, outcomes)
         self._follow_up = FollowUp(seams.limiter, seams.catalog, seams.clock)
         self._turnstile = Turnstile(seams.limiter)
+        self._crowds: set[tuple[str, Lane]] = set()  # paused, because a line is long
         self._rng = random.Random()
 
     async def run(self, delivery: Delivery, consumer: Consumer) -> None:
@@ -184,18 +185,23 @@ class Pipeline:
             )
             for each in deployments
         ]
-        place = standing(run.job)
+        job, place = run.job, standing(run.job)
         if self._turnstile.crowded(candidates, place):
-            if not self._alone(run.job):
+            if not self._alone(job):
                 return Postponed(_SHORTEST_POSTPONEMENT, "crowd")  # other models need this worker's slots
-            await run.consumer.pause(run.job.provider, _CROWD_PAUSE, run.job.lane)
-        return await self._turnstile.enter(
-            f"{run.job.id}/{run.job.attempt}",
+            self._crowds.add((job.provider, job.lane))
+            await run.consumer.pause(job.provider, _CROWD_PAUSE, job.lane)
+        answer = await self._turnstile.enter(
+            f"{job.id}/{job.attempt}",
             candidates,
             standing=place,
-            patience=self._patience(run.job),
+            patience=self._patience(job),
             lease_ttl=max(each.timeout for each in deployments) + _LEASE_MARGIN,
         )
+        if (job.provider, job.lane) in self._crowds and self._turnstile.thinned(candidates, place):
+            self._crowds.discard((job.provider, job.lane))
+            await run.consumer.pause(job.provider, 0.0, job.lane)
+        return answer
 
     async def _overtaken(self, run: Run, grant: Grant) -> bool:
         """Whether another copy of the job got ahead while this one waited for its key, which then goes back."""

@@ -59,11 +59,11 @@ class Turnstile:
     def crowded(self, candidates: Sequence[Candidate], standing: Standing) -> bool:
         """Whether so many jobs wait for these keys, before this one or beside it, that this worker should take no more
         of its kind for a while. First jobs are always taken: each tenant has few."""
-        line = self._lines.get(_name_of(candidates))
-        if line is None or standing.first:
-            return False
-        before = (Lane.INTERACTIVE,) if standing.lane is Lane.INTERACTIVE else Lane
-        return line.waiting(*before) >= _CROWD
+        return not standing.first and self._waiting(candidates, standing.lane) >= _CROWD
+
+    def thinned(self, candidates: Sequence[Candidate], standing: Standing) -> bool:
+        """Whether so few are left of a crowd that this worker should take more of its kind, or the key would be idle."""
+        return self._waiting(candidates, standing.lane) < _CROWD // 2
 
     def expect(self, buckets: Collection[str], postponed: Postponed, delay: float) -> None:
         """A postponed interactive job comes back through a delay level of `delay` seconds: until then batch jobs leave
@@ -109,6 +109,13 @@ class Turnstile:
             _wake_first(line)
             if not line and self._lines.get(name) is line:
                 del self._lines[name]
+
+    def _waiting(self, candidates: Sequence[Candidate], lane: Lane) -> int:
+        """Jobs that wait for these keys, before a job of the lane or beside it."""
+        line = self._lines.get(_name_of(candidates))
+        if line is None:
+            return 0
+        return line.waiting(Lane.INTERACTIVE) if lane is Lane.INTERACTIVE else line.waiting(*Lane)
 
     async def _wait(self, line: Line, place: Place, visit: "_Visit", patience: float) -> Belated | Postponed:
         loop = asyncio.get_running_loop()
