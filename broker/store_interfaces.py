@@ -306,6 +306,10 @@ class Store(Protocol):
         A `ttl` of 0 gives it up."""
         ...
 
+    async def last_attempts(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """The highest attempt that the ledger has of each of these jobs; those without a row are left out."""
+        ...
+
     async def spend(self, query: SpendQuery) -> list[Outcome]: ...
 
     async def daily(self, query: SpendQuery) -> list[DailySpend]:

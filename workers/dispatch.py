@@ -8,7 +8,7 @@ import structlog
 
 from broker.interfaces import JobQueue
 from broker.records import JobRecord
-from broker.store_interfaces import Jobs
+from broker.store_interfaces import Store
 from shared.clock import Clock
 from shared.errors import AppError, QueueFull, Unavailable
 from shared.jobs import CLAIM_CHECK_BYTES, Job, JobState
@@ -32,8 +32,9 @@ class Dispatch:
     """Puts durable jobs on their lanes. A process that dies in the middle leaves rows that are `dispatching`, which the
     reaper publishes again."""
 
-    def __init__(self, jobs: Jobs, queue: JobQueue, clock: Clock) -> None:
-        self._jobs = jobs
+    def __init__(self, store: Store, queue: JobQueue, clock: Clock) -> None:
+        self._store = store
+        self._jobs = store.jobs
         self._queue = queue
         self._clock = clock
 
@@ -48,12 +49,20 @@ class Dispatch:
     async def publish(self, records: Sequence[JobRecord], *, suspect: bool = False) -> Dispatched:
         """Publish what `take` gave, all at once, and note what the queue said. A job that was on a lane before, or all
         if `suspect`, are marked so that they do not run twice. Raises `Unavailable` when the store is away."""
+        before = [record.job.id for record in records if suspect or record.dispatches > 0]
+        # The log knows better, but it may be gone: with a memory queue's process, or with Redis.
+        last = await self._store.last_attempts(before) if before else {}
+        again = frozenset(before)
         confirms: dict[str, asyncio.Future[None]] = {}
         for count, record in enumerate(records, 1):
             if count % _TURN == 0:
                 await asyncio.sleep(0)
             job = replace(
-                record.job, published_at=self._clock.now(), durable=True, suspect=suspect or record.dispatches > 0
+                record.job,
+                published_at=self._clock.now(),
+                durable=True,
+                suspect=record.job.id in again,
+                attempt=max(record.job.attempt, last.get(record.job.id, 0) + 1),
             )
             confirms[job.id] = self._queue.publish(_without_large_body(job))
         confirmed, refused = await self._confirmed(confirms)

@@ -36,7 +36,7 @@ class Feeder:
         self._log = backends.log
         self._clock = clock
         self._lease = lease
-        self._dispatch = Dispatch(backends.store.jobs, backends.queue, clock)
+        self._dispatch = Dispatch(backends.store, backends.queue, clock)
         self._lanes: dict[str, LaneFeed] = {}
         self._flows_at = float("-inf")
         self._reports: dict[str, LaneReport] = {}

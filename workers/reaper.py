@@ -67,7 +67,7 @@ class Reaper:
         self._queue = backends.queue
         self._log = backends.log
         self._clock = clock
-        self._dispatch = Dispatch(backends.store.jobs, backends.queue, clock)
+        self._dispatch = Dispatch(backends.store, backends.queue, clock)
         self._missed: OrderedDict[str, float] = OrderedDict()
         """Since when (seconds since the epoch) a job is missing. Looking at a row moves it to the end of the line, or
         the same ones would be looked at again and again; so the row itself does not tell."""

@@ -97,6 +97,9 @@ class Database:
     async def lease(self, name: str, holder: str, ttl: float, now: float) -> bool:
         return await self._transactions.write(lambda connection: leases.take(connection, name, holder, ttl, now))
 
+    async def last_attempts(self, job_ids: Sequence[str]) -> dict[str, int]:
+        return await self._transactions.read(lambda connection: ledger.last_attempts(connection, job_ids))
+
     async def spend(self, query: SpendQuery) -> list[Outcome]:
         return await self._transactions.read(lambda connection: ledger.select(connection, query))
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.records import DailySpend, SpendQuery, SpendSummary
+from broker.store import bulk
 from broker.store.tables import ERROR_MESSAGE_LENGTH, TEXT_LENGTH, UNSTORABLE, ledger
 from shared.errors import InvalidRequest
 from shared.jobs import Outcome, Status, Usage
@@ -148,6 +149,16 @@ async def select(connection: AsyncConnection, query: SpendQuery) -> list[Outcome
         .offset(max(query.offset, 0))
     )
     return [_outcome(row) for row in await connection.execute(statement)]
+
+
+async def last_attempts(connection: AsyncConnection, job_ids: Sequence[str]) -> dict[str, int]:
+    """By job, the highest number of its rows."""
+    statement = (
+        sa.select(ledger.c.job_id, sa.func.max(ledger.c.attempt))
+        .where(bulk.among(connection, ledger.c.job_id, job_ids))
+        .group_by(ledger.c.job_id)
+    )
+    return {job_id: attempt for job_id, attempt in await connection.execute(statement)}
 
 
 async def daily(connection: AsyncConnection, query: SpendQuery) -> list[DailySpend]:

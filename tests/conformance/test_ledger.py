@@ -63,6 +63,13 @@ async def test_an_attempt_is_recorded_once_however_often_it_is_delivered(store: 
     assert (await store.summary()).cost == 16
 
 
+async def test_the_last_attempt_of_a_job_is_known(store: Database) -> None:
+    await store.record([an_outcome("job-1", 1), an_outcome("job-1", 3), an_outcome("job-2", 1)])
+
+    assert await store.last_attempts(["job-1", "job-2", "job-3"]) == {"job-1": 3, "job-2": 1}
+    assert await store.last_attempts([]) == {}
+
+
 async def test_recording_nothing_adds_nothing(store: Database) -> None:
     assert await store.record([]) == 0
 

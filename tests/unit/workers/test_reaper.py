@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -234,6 +234,17 @@ async def test_a_running_job_past_its_deadline_is_cancelled_and_its_followers_ar
         assert await it.backends.log.is_cancelled(job.id, since=0)
         last = (await it.backends.log.replay(job.id))[-1]
         assert (last.seq, last.kind, last.meta["error"]["code"]) == (2, Kind.FAILED, "deadline_exceeded")
+
+
+async def test_a_job_that_comes_again_goes_on_after_the_attempts_on_the_bill() -> None:
+    async with scene() as it:
+        job = await it.add(JobState.DISPATCHED)
+        await it.backends.store.record([an_outcome(job), replace(an_outcome(job), attempt=2)])
+
+        await it.pass_(66)
+
+        (again,) = await it.waiting()
+        assert again.attempt == 3
 
 
 async def test_what_the_last_process_had_on_its_queue_waits_again_and_comes_back_as_suspect() -> None:
