@@ -62,7 +62,7 @@ class Turnstile:
         return not standing.first and self._waiting(candidates, standing.lane) >= _CROWD
 
     def thinned(self, candidates: Sequence[Candidate], standing: Standing) -> bool:
-        """Whether so few are left of a crowd that this worker should take more of its kind, or the key would be idle."""
+        """Whether so few are left of a crowd that this worker should take more, or the key would soon be idle."""
         return self._waiting(candidates, standing.lane) < _CROWD // 2
 
     def expect(self, buckets: Collection[str], postponed: Postponed, delay: float) -> None:

@@ -158,7 +158,7 @@ async def last_attempts(connection: AsyncConnection, job_ids: Sequence[str]) -> 
         .where(bulk.among(connection, ledger.c.job_id, job_ids))
         .group_by(ledger.c.job_id)
     )
-    return {job_id: attempt for job_id, attempt in await connection.execute(statement)}
+    return {row[0]: row[1] for row in await connection.execute(statement)}
 
 
 async def daily(connection: AsyncConnection, query: SpendQuery) -> list[DailySpend]:

@@ -57,7 +57,7 @@ _LATENCY = 0.05  # seconds before an answer
 _FRAMES = 20  # of about 62
 _CUT = 8  # frames after which half of the clients of streams change their connections, and the api
 _MAY_BREAK_STREAMS = frozenset({Victim.WORKER, Victim.REDIS})
-"""Whose tokens were on their way through these gets an error at the end of what there is."""
+"""A stream whose words are on their way through one of these may end with an error."""
 _FINAL = ("completed", "failed", "expired", "cancelled")
 
 

@@ -53,6 +53,15 @@ def test_publish_is_a_mandatory_method_with_header_and_body() -> None:
     assert body.value == b'{"a":1}'
 
 
+@pytest.mark.parametrize("expiration_ms", [None, 1500])
+def test_a_priority_stands_between_the_other_properties(expiration_ms: int | None) -> None:
+    _, header, _ = unpack(frames.publish(message(priority=3, expiration_ms=expiration_ms), 7, 131_072))
+
+    properties = header.properties
+    assert (properties.delivery_mode, properties.priority, properties.message_id) == (2, 3, "01")
+    assert properties.expiration == (None if expiration_ms is None else "1500")
+
+
 def test_transient_message_without_expiration() -> None:
     _, header, _ = unpack(frames.publish(message(persistent=False), 7, 131_072))
 

@@ -23,6 +23,8 @@ def test_names_start_with_the_namespace() -> None:
 def test_names_are_those_that_the_documentation_promises() -> None:
     assert topology.lane_queue("openai", Lane.INTERACTIVE) == "headrace.jobs.openai.interactive"
     assert topology.routing_key("openai", Lane.BATCH) == "openai.batch"
+    assert topology.first_queue("openai") == "headrace.jobs.openai.interactive.first"
+    assert topology.first_key("openai") == "openai.interactive.first"
     assert topology.dead_queue("openai") == "headrace.dead.openai"
     assert topology.outcomes_queue() == "headrace.outcomes"
 

@@ -38,7 +38,7 @@ async def test_a_batch_job_does_not_take_what_a_postponed_interactive_one_waits_
 
 
 @pytest.mark.parametrize("lane", list(Lane))
-async def test_a_crowd_pauses_its_own_lane_only(
+async def test_a_crowd_pauses_its_own_lane_only_and_only_while_it_is_there(
     upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, lane: Lane
 ) -> None:
     monkeypatch.setattr(turnstile, "_CROWD", 2)
@@ -48,7 +48,8 @@ async def test_a_crowd_pauses_its_own_lane_only(
 
         await asyncio.gather(*map(it.start, deliveries))
 
-        assert it.consumer.paused_lanes == [lane]
+        assert it.consumer.paused_lanes == [lane, lane]
+        assert it.consumer.pauses == [("openai", 0.5), ("openai", 0.0)]
         assert len(it.outcomes) == 4
 
 
