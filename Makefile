@@ -26,9 +26,10 @@ check: install ## Format, lint, types, import contracts, unit tests: under a min
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/pytest -q -n $(WORKERS) tests/unit tests/meta
 
-bench: install debian ## Measure speed and overload beside LiteLLM, Portkey and TensorZero, on private servers
+bench: install debian ## Measure beside LiteLLM, Portkey and TensorZero, and batches beside Celery, on private servers
 	@UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen --group bench
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.batch
 
 chaos: install debian ## Kill every part of a deployment in every phase of a job, and count: about ten minutes
 	@$(BIN)/python -m tests.chaos --write docs/reliability.md
