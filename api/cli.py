@@ -106,7 +106,9 @@ def keeper(
     config: ConfigOption = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Run this part only: recorder, feeder, batches, reaper, webhooks or dead; may be repeated."),
+        typer.Option(
+            help="Run one part; may be repeated: recorder, feeder, batches, provider-batches, reaper, webhooks, dead."
+        ),
     ] = None,
     health_port: Annotated[
         int | None,
