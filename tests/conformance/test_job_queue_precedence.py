@@ -48,9 +48,34 @@ async def test_batch_jobs_keep_their_order_whatever_their_precedence(world: Worl
 
 
 async def test_a_flood_leaves_the_last_sixteenth_to_first_jobs_which_need_not_wait_for_it(world: World) -> None:
-    jobs = [ranked(precedence, f"{precedence}{name}") for name in "ab" for precedence in range(FIRST + 1)]
-    await publish(world.queue, jobs)
+    await publish(world.queue, [ranked(2) for _ in range(100)])
 
+    async with world.queue.consume(["p"], 64) as consumer:
+        assert await precedences(consumer, 60) == [2] * 60
+        assert await nothing_comes(consumer)
+
+        await publish(world.queue, [ranked(FIRST) for _ in range(5)])
+
+        assert await precedences(consumer, 4) == [FIRST] * 4
+        assert await nothing_comes(consumer)
+
+
+async def test_batches_clients_and_first_jobs_each_find_their_share(world: World) -> None:
+    await publish(world.queue, [job(lane=Lane.BATCH) for _ in range(64)])
+
+    async with world.queue.consume(["p"], 64) as consumer:
+        await take(consumer, 56)
+        assert await nothing_comes(consumer)
+
+        await publish(world.queue, [ranked(0) for _ in range(8)])
+        assert await precedences(consumer, 4) == [0] * 4
+        assert await nothing_comes(consumer)
+
+        await publish(world.queue, [ranked(FIRST) for _ in range(4)])
+        assert await precedences(consumer, 4) == [FIRST] * 4
+
+
+async def test_a_paused_batch_lane_waits_while_clients_go_on(world: World) -> None:
     async with world.queue.consume(["p"], 8) as consumer:
         await consumer.pause("p", 30.0, Lane.BATCH)
         await world.queue.publish(job("batch", lane=Lane.BATCH))
