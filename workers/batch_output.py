@@ -20,6 +20,7 @@ from shared.jobs import Ending, JobState
 IDLE = 1.0  # seconds between looks while no batch is unfinished
 BUSY = 0.5
 _LOOK_SHARE = 0.05  # of the time that may go into looking: with thousands of batches the looks become rarer
+LONGEST = 5.0  # seconds; a look takes long too when a file is written, or while the store comes back
 _PAGE = 100
 _FILE_CHUNK = 512 * 1024  # bytes
 _CANCELS_AT_A_TIME = 100
@@ -74,7 +75,7 @@ class BatchOutput:
             metrics.BATCHES.labels(status.value).set(counts[status])
         if not seen:
             return IDLE
-        return max(BUSY, (self._clock.monotonic() - began) / _LOOK_SHARE)
+        return min(max(BUSY, (self._clock.monotonic() - began) / _LOOK_SHARE), LONGEST)
 
     async def _step(self, batch: BatchRecord) -> None:
         done = batch.completed + batch.failed >= batch.total

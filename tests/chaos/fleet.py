@@ -116,12 +116,12 @@ async def fleet(folder: Path, rng: Random) -> AsyncIterator[Fleet]:
         servers = Servers(rabbitmq.url, redis.url, postgres.url)
         headrace = Headrace(_config(folder, upstream), servers, folder)
         stack.push_async_callback(headrace.stop)
+        # Two at a time: on a busy machine six at once would each take longer than a process may.
         await asyncio.gather(
-            headrace.start_keeper("feeder", "batches", "reaper", "dead"),
-            headrace.start_keeper("recorder"),
-            *(headrace.start_api() for _ in range(2)),
-            *(headrace.start_worker(_NO_KEEPER) for _ in range(2)),
+            headrace.start_keeper("feeder", "batches", "reaper", "dead"), headrace.start_keeper("recorder")
         )
+        await asyncio.gather(headrace.start_api(), headrace.start_api())
+        await asyncio.gather(headrace.start_worker(_NO_KEEPER), headrace.start_worker(_NO_KEEPER))
         yield Fleet(headrace, upstream, UpstreamProcess(upstream.url, log), rabbitmq, redis, postgres, rng)
 
 

@@ -88,7 +88,9 @@ async def test_a_stream_hears_that_it_is_waiting(headrace: Headrace, upstream: F
     *_, last = sorted(answers, key=lambda answer: answer.seconds)
     assert [answer.status for answer in answers] == [200] * 4
     assert last.seconds > 1.5
-    assert last.text.startswith(": keep-alive\n")
+    first, second, _ = last.text.split("\n", 2)
+    assert first == f"id: {last.headers['x-headrace-job-id']}:0"
+    assert second == ": keep-alive"
     assert last.text.endswith("data: [DONE]\n\n")
 
 

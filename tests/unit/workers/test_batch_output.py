@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.records import BatchRecord, BatchStatus
+from broker.records import BatchQuery, BatchRecord, BatchStatus
 from shared.errors import InvalidRequest, Unavailable
 from shared.jobs import Ending, JobState
 from tests.fakes.batching import Desk, a_line, json_lines, memory_backends, simulated_catalog
@@ -274,3 +274,18 @@ async def test_looks_are_rarer_while_no_batch_is_unfinished() -> None:
         assert await it.output.round() == batch_output.IDLE
         await it.running(1)
         assert await it.output.round() == batch_output.BUSY
+
+
+async def test_a_look_that_took_long_does_not_keep_batches_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scene() as it:
+        await it.running(1)
+        batches = type(it.backends.store.batches)
+        find = batches.find
+
+        async def slow(self: Any, query: BatchQuery) -> list[BatchRecord]:
+            it.clock.advance(3.5)
+            return await find(self, query)
+
+        monkeypatch.setattr(batches, "find", slow)
+
+        assert await it.output.round() == batch_output.LONGEST
