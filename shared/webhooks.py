@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from standardwebhooks.webhooks import Webhook
-
 from shared.errors import InvalidRequest
 
 MAX_URL_LENGTH = 2048
@@ -37,6 +35,8 @@ def is_secret(text: str) -> bool:
 def signed_headers(secret: str, message_id: str, now: float, payload: bytes) -> dict[str, str]:
     """The headers by which a receiver knows the sender. `now`, seconds since the epoch, is the time of this attempt, as
     receivers refuse what is older than some minutes; `payload` is UTF-8."""
+    from standardwebhooks.webhooks import Webhook  # its package loads an API client: 7 MB that only a sender needs
+
     moment = datetime.fromtimestamp(int(now), UTC)
     return {
         "webhook-id": message_id,
