@@ -60,7 +60,7 @@ class Admission:
         outlook = self._pressure.admit(job, len(self.outstanding))
         if len(job.body) > CLAIM_CHECK_BYTES:
             await self._log.put_body(job.id, job.body, job.deadline - job.accepted_at + _BODY_GRACE)
-            job = replace(job, body=b"", claim=True)
+            job = job.without_large_body()
         seat = self.outstanding.take(job)
         if seat is not None and seat.precedence != job.precedence:  # while its body was stored, say
             job = replace(job, precedence=seat.precedence)

@@ -26,10 +26,9 @@ from shared.chat_request import Envelope
 from shared.clock import Clock
 from shared.errors import AppError, IdempotencyKeyReused, QueueFull, Unavailable
 from shared.job_plan import Wishes, weight
-from shared.jobs import CLAIM_CHECK_BYTES, Ending, Job, JobState
+from shared.jobs import Ending, Job, JobState
 
 _CONFIRM_PATIENCE = 5.0  # seconds; a job that the queue has not confirmed by then is published again by the reaper
-_BODY_GRACE = 60.0  # seconds that a claimed body outlives its deadline
 _MOST_TRIES = 3  # at becoming or joining the one job of identical requests, while such jobs end all the time
 _REPLAYED = "x-headrace-idempotent-replayed"
 
@@ -171,15 +170,12 @@ class DurableJobs:
 
         Raises what `answer` does of the lane; the job has ended then.
         """
-        job = record.job
+        job = record.job.without_large_body()  # which the worker reads from the store
         try:
             outlook = self._pressure.admit(job, len(self._outstanding))
         except AppError as late:
             await self._refuse(record, late)
             raise
-        if len(job.body) > CLAIM_CHECK_BYTES:
-            await self._log.put_body(job.id, job.body, job.deadline - job.accepted_at + _BODY_GRACE)
-            job = replace(job, body=b"", claim=True)
         confirm = self._queue.publish(job)
         await asyncio.wait((confirm,), timeout=_CONFIRM_PATIENCE)
         settled = confirm.done() and not confirm.cancelled()

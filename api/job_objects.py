@@ -152,7 +152,7 @@ def _ending(job: Job, events: Sequence[Event], last: Event) -> Ending:
     end = last.meta.get("end") or {}
     guessed = JobState.COMPLETED if error is None else _ENDS.get(error["code"], JobState.FAILED)
     outcome = last.meta.get("outcome") or {}
-    frames = [event.frames() for event in events if event.kind is Kind.CHUNK]
+    frames = [event.data for event in events if event.kind is Kind.CHUNK]
     return Ending(
         job_id=job.id,
         state=JobState(end.get("state", guessed)),

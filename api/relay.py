@@ -48,34 +48,17 @@ class Relay:
         if job.stream and not job.durable:  # of a durable job the store tells
             note_accepted(self.log, job)
         conversation = _Conversation(self, followed, request.receive, keep)
-        try:
-            event = await conversation.next(self.keep_alive if job.stream else None)
-        except TimeoutError:
-            return _EventStream(conversation)
-        except AppError as error:
-            await conversation.end()
-            return wire.response(error, conversation.headers({}))
-        except BaseException:
-            await conversation.end()
-            raise
-        return await self._begin(conversation, event)
+        answer = await self._begun(conversation, self.keep_alive if job.stream else None)
+        return answer or _EventStream(conversation)
 
     async def answer_within(self, request: Request, followed: Followed, seconds: float) -> Response | None:
         """The whole answer of a job that is no stream; None when the time is up. The job goes on, then and when the
         client leaves."""
         conversation = _Conversation(self, followed, request.receive, keep=True)
-        try:
-            event = await conversation.next(seconds)
-        except TimeoutError:
+        answer = await self._begun(conversation, seconds)
+        if answer is None:
             await conversation.end()
-            return None
-        except AppError as error:
-            await conversation.end()
-            return wire.response(error, conversation.headers({}))
-        except BaseException:
-            await conversation.end()
-            raise
-        return await self._begin(conversation, event)
+        return answer
 
     async def attached(self, request: Request, record: JobRecord) -> Response:
         """The answer of a durable job that another request brought, as that request gets it: live while the job is
@@ -87,7 +70,18 @@ class Relay:
         The job goes on when this client leaves."""
         return _EventStream(_Conversation(self, followed, request.receive, keep=True), after=after)
 
-    async def _begin(self, conversation: "_Conversation", event: Event) -> Response:
+    async def _begun(self, conversation: "_Conversation", limit: float | None) -> Response | None:
+        """What the job's first event makes of the answer; None if there is none within `limit` seconds."""
+        try:
+            event = await conversation.next(limit)
+        except TimeoutError:
+            return None
+        except AppError as error:
+            await conversation.end()
+            return wire.response(error, conversation.headers({}))
+        except BaseException:
+            await conversation.end()
+            raise
         if event.kind is Kind.CHUNK or (event.kind is Kind.COMPLETED and conversation.job.stream):
             return _EventStream(conversation, event)
         await conversation.end()

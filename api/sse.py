@@ -76,10 +76,10 @@ def count(event: Event) -> int:
 
 
 def stored_chunks(answer: bytes) -> Iterator[bytes]:
-    """The frames of a stream as the store keeps it, to be numbered again: without ids and without the `[DONE]`."""
+    """The frames of a stream as the store keeps it, to be numbered: all but the `[DONE]`."""
     for frame in frames_in(answer):
         if frame != _DONE:
-            yield b"\n".join([line for line in frame.split(b"\n") if not line.startswith(b"id:")]) + _END
+            yield frame + _END
 
 
 def is_done(answer: bytes) -> bool:

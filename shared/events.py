@@ -35,10 +35,6 @@ class Event:
     def last(self) -> bool:
         return self.kind is Kind.COMPLETED or self.kind is Kind.FAILED
 
-    def frames(self) -> bytes:
-        """A CHUNK's server-sent events as the store keeps them: the last one carries the event's number."""
-        return b"%bid: %b:%d\n\n" % (self.data[:-1], self.job_id.encode(), self.seq)
-
     def to_wire(self) -> bytes:
         meta = b"" if self.meta is None else orjson.dumps(self.meta)
         job_id = self.job_id.encode()

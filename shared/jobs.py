@@ -113,6 +113,10 @@ class Job:
         meta["tags"] = tuple(meta["tags"])
         return cls(body=body, **meta)
 
+    def without_large_body(self) -> "Job":
+        """As the job travels: a body over `CLAIM_CHECK_BYTES` stays behind."""
+        return replace(self, body=b"", claim=True) if len(self.body) > CLAIM_CHECK_BYTES else self
+
     def next_retry(self, avoid: str = "") -> "Job":
         return replace(self, attempt=self.attempt + 1, retries=self.retries + 1, avoid=avoid)
 
@@ -189,7 +193,7 @@ class Ending:
     attempts: int
     """Attempts that went upstream."""
     answer: bytes = b""
-    """The answer's JSON; of a stream the server-sent events, each frame with its `id:` line, as a client gets them."""
+    """The answer's JSON; of a stream its server-sent events, as the worker made them: who replays them counts anew."""
     error: dict[str, Any] | None = None
     """`AppError.to_wire()`; None when completed."""
     served: dict[str, Any] | None = None

@@ -11,7 +11,7 @@ from broker.records import JobRecord
 from broker.store_interfaces import Store
 from shared.clock import Clock
 from shared.errors import AppError, QueueFull, Unavailable
-from shared.jobs import CLAIM_CHECK_BYTES, Job, JobState
+from shared.jobs import JobState
 
 _TURN = 50  # jobs after which the event loop has its turn: a client's stream may be waiting for it
 _CONFIRM_PATIENCE = 30.0  # seconds; a message without its confirm by then is the reaper's business
@@ -64,7 +64,7 @@ class Dispatch:
                 suspect=record.job.id in again,
                 attempt=max(record.job.attempt, last.get(record.job.id, 0) + 1),
             )
-            confirms[job.id] = self._queue.publish(_without_large_body(job))
+            confirms[job.id] = self._queue.publish(job.without_large_body())
         confirmed, refused = await self._confirmed(confirms)
         await self._move(confirmed, JobState.DISPATCHED)
         await self._move(refused, JobState.QUEUED)
@@ -94,8 +94,3 @@ class Dispatch:
     async def _move(self, job_ids: list[str], state: JobState) -> None:
         if job_ids:
             await self._jobs.move(job_ids, state, self._clock.now(), expected=JobState.DISPATCHING)
-
-
-def _without_large_body(job: Job) -> Job:
-    """The worker reads a body that does not travel from the store."""
-    return replace(job, body=b"", claim=True) if len(job.body) > CLAIM_CHECK_BYTES else job

@@ -1,4 +1,4 @@
-"""The answer of a durable stream, as its clients get it, for the store to keep."""
+"""The answer of a durable stream, for the store to keep."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class Transcript:
-    """Server-sent events, each with its `id:` line; `[DONE]` follows once the stream is complete. An end in failure is
-    left out: the ending's `error` has it.
+    """Server-sent events, without the numbers that a client's view of them has; `[DONE]` follows once the stream is
+    complete. An end in failure is left out: the ending's `error` has it.
 
     What goes over `MAX_ANSWER_BYTES` is not kept. Live followers still get it; the stored text then ends with an error
     in-band, and without `[DONE]`, so that nobody takes it for the whole.
@@ -35,7 +35,7 @@ class Transcript:
         return transcript
 
     def add(self, chunk: Event) -> None:
-        frames = chunk.frames()
+        frames = chunk.data
         self._cut = self._cut or self._size + len(frames) > MAX_ANSWER_BYTES
         if not self._cut:
             self._frames.append(frames)

@@ -61,7 +61,7 @@ async def test_a_stream_that_broke_off_ends_in_band(it: Api) -> None:
 
 
 def chunk(job: Job, seq: int, text: str) -> bytes:
-    return Event(job.id, seq, Kind.CHUNK, f"data: {text}\n\n".encode()).frames()
+    return Event(job.id, seq, Kind.CHUNK, f"data: {text}\n\n".encode()).data
 
 
 async def record(it: Api, ending: Ending) -> None:

@@ -141,7 +141,7 @@ async def test_a_streams_answer_is_folded_into_one_completion(it: Api, recorded:
     ]
     await it.log.emit(job.reply_to, events)
     if recorded:
-        await end(it, job, answer=b"".join(event.frames() for event in events[:2]) + b"data: [DONE]\n\n")
+        await end(it, job, answer=b"".join(event.data for event in events[:2]) + b"data: [DONE]\n\n")
 
     found = await get(it, job)
 

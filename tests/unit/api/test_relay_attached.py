@@ -88,7 +88,7 @@ async def test_a_later_request_gets_the_stored_answer_byte_by_byte(it: Api, rela
 
 
 async def test_a_later_request_gets_the_stored_stream(it: Api, relay: Relay) -> None:
-    stored = b"data: one\n\ndata: two\nid: whatever:1\n\ndata: [DONE]\n\n"
+    stored = b"data: one\n\ndata: two\n\ndata: [DONE]\n\n"
     record = await end(it, await a_record(it, stream=True), answer=stored)
 
     exchange = await ask(lambda request: relay.attached(request, record)).finished()
