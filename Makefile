@@ -24,7 +24,7 @@ check: install ## Format, lint, types, import contracts, unit tests: under a min
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/pytest -q -n $(WORKERS) tests/unit tests/meta
+	@$(BIN)/pytest -q -n 3 tests/unit tests/meta
 
 bench: install debian ## Measure beside LiteLLM, Portkey and TensorZero, and batches beside Celery, on private servers
 	@UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen --group bench
