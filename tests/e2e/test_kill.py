@@ -23,6 +23,7 @@ _CONCURRENCY = 64
 _BETWEEN_KILLS = 2.0  # seconds
 _WORKERS = 3
 _CRASHES = 3  # after which a job is quarantined
+_MOST_UNLUCKY = _REQUESTS // 1000
 _DEADLINE = 90  # seconds; what waits so long was lost
 
 pytestmark = pytest.mark.timeout(300)
@@ -92,7 +93,10 @@ async def test_no_request_is_lost_or_booked_twice_while_workers_are_killed(serve
           f"slowest {slowest(answers):.1f} s; {books}; {buckets}")  # fmt: skip
     assert len(answers) == _REQUESTS
     assert tally(answers)[End.DROPPED] == 0, failures(answers)
-    assert tally(answers)[End.REFUSED] == 0, failures(answers)
+    # A request may have the bad luck to be in the hands of three workers that are killed: it is told so, as it should be.
+    unlucky = [answer for answer in answers if f"crashed {_CRASHES} workers" in answer.detail]
+    assert len(unlucky) <= _MOST_UNLUCKY, failures(answers)
+    assert all(answer in unlucky for answer in answers if answer.end is End.REFUSED), failures(answers)
     assert all(answer.detail == ANSWER for answer in answers if answer.end is End.OK)
     assert books.balanced, books
     assert all(at_rest(bucket) for bucket in buckets), buckets

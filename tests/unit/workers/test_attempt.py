@@ -134,7 +134,7 @@ async def test_a_fault_before_the_first_content_reaches_nobody(line: Line, fault
 @pytest.mark.parametrize("fault", ["fb-s08", "fb-s09", "fb-f14-c", "fb-f20-b", "fb-f20-c", "fb-f20-d"])
 async def test_a_fault_after_the_first_content_is_known_to_be_one(line: Line, fault: str) -> None:
     with pytest.raises(AppError):
-        await line.call(fault, stream=True, stream_timeout=0.3)
+        await line.call(fault, stream=True, stream_timeout=1.0)
 
     assert line.attempt.committed
     assert line.attempt.best_usage().output > 0
