@@ -171,6 +171,7 @@ class Celery:
 
     def __init__(self, pool: str, concurrency: int, upstream: str, folder: Path, run: int) -> None:
         self.name = f"celery-{pool}"
+        self._node = f"{pool}-{run}@%h"  # two nodes of one name would fight for its mailbox
         self._pool = pool
         self._concurrency = concurrency
         self._folder = folder
@@ -187,7 +188,7 @@ class Celery:
             self._worker = await asyncio.create_subprocess_exec(
                 str(peers.CELERY / "bin" / "celery"), "-A", "celery_app", "worker", "--pool", self._pool,
                 "--concurrency", str(self._concurrency), "--loglevel", "ERROR", "--without-gossip",
-                "--without-mingle", "--without-heartbeat",
+                "--without-mingle", "--without-heartbeat", "--hostname", self._node,
                 env=self._environment, cwd=HERE, stdout=log, stderr=log,
             )  # fmt: skip
         await self.run(_WARM)
