@@ -87,6 +87,18 @@ def insert(table: sa.Table) -> dict[str, sa.TextClause]:
     }
 
 
+def insert_both(first: sa.Table, second: sa.Table) -> sa.TextClause:
+    """For PostgreSQL, one statement that adds rows to `first` from the parameters `rows` and `bytes`, and, if it added
+    any, to `second` from `rows2` and `bytes2`: one round trip, and a transaction of its own. It answers how many."""
+    select = _select_on_postgres(second.columns).replace(":rows", ":rows2").replace(":bytes", ":bytes2")
+    names = ", ".join(column.name for column in second.columns)
+    return sa.text(
+        f"WITH added AS ({insert(first)['postgresql'].text} RETURNING 1), "  # noqa: S608 - constants
+        f"others AS (INSERT INTO {second.name} ({names}) SELECT {names} FROM ({select}) AS chosen "
+        "WHERE EXISTS (SELECT 1 FROM added) ON CONFLICT DO NOTHING) SELECT count(*) FROM added"
+    )
+
+
 async def execute(
     connection: AsyncConnection,
     statements: Mapping[str, sa.TextClause],

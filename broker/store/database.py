@@ -126,9 +126,10 @@ def _open_sqlite(url: str) -> Engines:
     address = sa.make_url(url).set(drivername="sqlite+aiosqlite")
     if address.database in (None, "", ":memory:"):
         only = _sqlite_engine(address, 1, "BEGIN IMMEDIATE")  # another connection would see another database
-        return Engines(reader=only, writer=only, migrator=only)
+        return Engines(reader=only, writer=only, migrator=only, autocommit=only)
     writer = _sqlite_engine(address, 1, "BEGIN IMMEDIATE")
-    return Engines(reader=_sqlite_engine(address, _POOL_SIZE - 1, "BEGIN"), writer=writer, migrator=writer)
+    reader = _sqlite_engine(address, _POOL_SIZE - 1, "BEGIN")
+    return Engines(reader=reader, writer=writer, migrator=writer, autocommit=writer)
 
 
 def _sqlite_engine(address: sa.URL, size: int, begin: str) -> AsyncEngine:
@@ -192,7 +193,8 @@ def _open_postgres(url: str) -> Engines:
         poolclass=NullPool,
         hide_parameters=True,
     )
-    return Engines(reader=pool, writer=pool, migrator=migrator)
+    autocommit = pool.execution_options(isolation_level="AUTOCOMMIT")
+    return Engines(reader=pool, writer=pool, migrator=migrator, autocommit=autocommit)
 
 
 def _connect_arguments(url: str, parameters: dict[str, str], timeout: float) -> dict[str, Any]:

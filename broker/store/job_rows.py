@@ -21,6 +21,7 @@ Condition: TypeAlias = sa.ColumnExpressionArgument[bool]
 
 _INSERT_JOBS = bulk.insert(jobs)
 _INSERT_REQUESTS = bulk.insert(job_requests)
+_INSERT_BOTH = bulk.insert_both(jobs, job_requests)
 
 
 async def insert(connection: AsyncConnection, records: Sequence[JobRecord], *, held: bool = False) -> bool:
@@ -37,6 +38,18 @@ async def insert(connection: AsyncConnection, records: Sequence[JobRecord], *, h
         raise InvalidRequest(f"{len(records) - added} of {len(records)} jobs are in the store already")
     await bulk.execute(connection, _INSERT_REQUESTS, requests, bodies)
     return True
+
+
+async def insert_one(connection: AsyncConnection, record: JobRecord) -> bool:
+    """As `insert` of a single job. On PostgreSQL it is one statement, for which a connection that commits by itself
+    will do."""
+    if connection.dialect.name != "postgresql":
+        return await insert(connection, [record])
+    large, bodies = bulk.Bytes(), bulk.Bytes()
+    small, request = [_job_row(record, False, large)], [_request_row(record, bodies)]
+    parameters = {"rows": bulk.document(small), "bytes": large.joined()}
+    parameters |= {"rows2": bulk.document(request), "bytes2": bodies.joined()}
+    return bool(await connection.scalar(_INSERT_BOTH, parameters))
 
 
 def _job_row(record: JobRecord, held: bool, large: bulk.Bytes) -> dict[str, Any]:

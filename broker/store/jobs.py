@@ -41,6 +41,10 @@ class JobStore:
 
     async def add(self, record: JobRecord) -> JobRecord | None:
         now = self._now()
+        if not record.idempotency_key:  # the usual one, whose client waits for it
+            added = await self._transactions.write_at_once(lambda connection: job_rows.insert_one(connection, record))
+            if added:
+                return None
         return await self._transactions.write(lambda connection: _add(connection, record, now))
 
     async def release_key(self, job_id: str) -> None:
