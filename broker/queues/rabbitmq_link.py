@@ -4,10 +4,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import aiormq
 import structlog
-from aiormq.abc import AbstractChannel, AbstractConnection, ChannelFrame
+from aiormq.abc import AbstractChannel, AbstractConnection
 from yarl import URL
 
 from shared.errors import Unavailable
@@ -20,6 +21,7 @@ RPC_TIMEOUT = 30.0  # seconds, for one declaration or the like; a quorum queue t
 CLOSE_TIMEOUT = 5.0  # seconds
 WATCH_INTERVAL = 5.0  # seconds between two looks at whether the server still confirms
 START_PATIENCE = 15.0  # seconds for the first connection, declarations included
+_TOGETHER = 8  # frames written at once
 BACKOFF = (0.05, 5.0)  # seconds before the second attempt, and the most between two; doubles in between
 
 _MAX_MESSAGE_BYTES = {False: 128 * 1024 * 1024, True: 16 * 1024 * 1024}
@@ -29,6 +31,18 @@ FOREIGN = (aiormq.AMQPError, aiormq.ChannelInvalidStateError, OSError, TimeoutEr
 """What aiormq raises when the server cannot be reached or leaves. A plain RuntimeError is its "connection closed"."""
 
 
+class _Transports(aiormq.TransportFactory):
+    """Makes the library's transports, and remembers the last one's writer."""
+
+    def __init__(self, library: aiormq.TransportFactory) -> None:
+        self._library = library
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, self.writer = await self._library.create(url, **kwargs)
+        return reader, self.writer
+
+
 class _Connection(aiormq.Connection):
     # The library's writer takes frames from a queue of 10, so that writing must wait. Ours is bounded by what may be
     # unconfirmed and unsettled, and writing is synchronous: no task for a message.
@@ -36,20 +50,25 @@ class _Connection(aiormq.Connection):
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
+        self._transport_factory = self._transports = _Transports(self._transport_factory)
         self._unwritten: list[bytes] = []
 
     def post(self, frames: bytes) -> None:
-        """Write whole frames. What one turn of the event loop brings leaves together: a write to a socket costs more
-        than making a frame, here and at the server."""
-        if not self._unwritten:
-            asyncio.get_running_loop().call_soon(self.flush)
+        """Write whole frames. What one turn of the event loop brings leaves together, a few at a time: a write to a
+        socket costs more than making a frame, here and at the server, but a turn that takes in hundreds of requests is
+        long, and the first of them should not wait for the last."""
         self._unwritten.append(frames)
+        if len(self._unwritten) == 1:
+            asyncio.get_running_loop().call_soon(self.flush)
+        elif len(self._unwritten) >= _TOGETHER:
+            self.flush()
 
     def flush(self) -> None:
         """Write what was posted, before anything that the library writes from now on."""
-        if self._unwritten:
+        writer = self._transports.writer
+        if self._unwritten and writer is not None:
             together, self._unwritten = b"".join(self._unwritten), []
-            self.write_queue.put_nowait(ChannelFrame(payload=together, should_close=False))
+            writer.write(together)  # the library's own writer is a task: it would have its turn after all that is ready
 
 
 class Link:
