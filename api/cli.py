@@ -2,22 +2,18 @@
 
 import asyncio
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
-from api import batch_cli, dead_cli, queues_cli, startup, supervisor
+from api import batch_cli, dead_cli, import_cli, queues_cli, startup, supervisor
 from api.response_headers import VERSION
+from api.startup import ConfigOption
 from shared import config as configuration
-from shared.catalog import Catalog
-from shared.catalog_builder import build_catalog
-from shared.config import Config
 from shared.config_variables import Reference
 from shared.errors import ConfigError
-from shared.logs import configure
-from shared.settings import Settings, environment, load_settings, resolve
+from shared.settings import environment, load_settings, resolve
 
 app = typer.Typer(
     name="headrace",
@@ -28,11 +24,8 @@ app = typer.Typer(
 )
 app.add_typer(batch_cli.app, name="batch")
 app.add_typer(dead_cli.app, name="dead")
+app.add_typer(import_cli.app, name="import")
 app.add_typer(queues_cli.app, name="queues")
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="LiteLLM's config.yaml. Default: HEADRACE_CONFIG.", dir_okay=False)
-]
 
 
 def main() -> None:
@@ -58,14 +51,14 @@ def serve(
     """Run the api. Without RABBITMQ_URL the workers run in the same process."""
     from api import serving
 
-    settings, catalog = _load(config)
+    settings, loaded = startup.load(config)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=given)
     startup.require_key_unless_loopback(settings)
     if workers > 1 and supervisor.inherited() is None:
         startup.require_shared_seams(settings, workers)
         sys.exit(supervisor.supervise(settings, workers))
-    uvloop.run(serving.serve(settings, catalog))
+    uvloop.run(serving.serve(settings, loaded))
 
 
 @app.command()
@@ -93,12 +86,12 @@ def worker(
     """Run a pool of workers. Needs RABBITMQ_URL and REDIS_URL."""
     from api import working
 
-    settings, catalog = _load(config)
+    settings, loaded = startup.load(config)
     startup.require_shared_seams(settings)
     if concurrency is not None:
         settings = settings.model_copy(update={"concurrency": concurrency})
-    providers = startup.known_providers(provider or [], catalog)
-    uvloop.run(working.work(settings, catalog, providers, keeper=keeper, health_port=health_port))
+    providers = startup.known_providers(provider, loaded.catalog, settings) if provider else None
+    uvloop.run(working.work(settings, loaded, providers, keeper=keeper, health_port=health_port))
 
 
 @app.command()
@@ -107,7 +100,8 @@ def keeper(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run one part; may be repeated: recorder, feeder, batches, provider-batches, reaper, webhooks, dead."
+            help="Run one part; may be repeated: "
+            "recorder, feeder, batches, provider-batches, reaper, webhooks, alerts, dead."
         ),
     ] = None,
     health_port: Annotated[
@@ -118,10 +112,10 @@ def keeper(
     """Run what goes on beside the calls: any number of keepers may run. Needs RABBITMQ_URL and REDIS_URL."""
     from api import working
 
-    settings, catalog = _load(config)
+    settings, loaded = startup.load(config)
     startup.require_shared_seams(settings)
     parts = working.known_parts(only or [])
-    uvloop.run(working.keep(settings, catalog, parts, health_port=health_port))
+    uvloop.run(working.keep(settings, loaded, parts, health_port=health_port))
 
 
 @app.command()
@@ -146,21 +140,6 @@ def check(config: ConfigOption = None) -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(VERSION)
-
-
-def _load(path: Path | None) -> tuple[Settings, Catalog]:
-    settings = load_settings()
-    loaded = _config(path or settings.config)
-    settings = resolve(settings, loaded)
-    configure(settings.log_level, settings.log_format)
-    catalog = build_catalog(loaded)
-    startup.warn(loaded, catalog)
-    return settings, catalog
-
-
-def _config(path: Path | None) -> Config:
-    environ = environment()
-    return configuration.default_config(environ) if path is None else configuration.load(path, environ)
 
 
 if __name__ == "__main__":

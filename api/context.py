@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from api import route_access
 from api.admission import Admission
 from api.auth import Authenticator, Principal
 from api.backpressure import Backpressure
@@ -14,6 +15,7 @@ from api.rate_limits import RateBoard
 from api.relay import Relay
 from api.uploads import Slots
 from broker.backends import Backends
+from broker.live_catalog import LiveCatalog
 from shared.catalog import Catalog
 from shared.clock import Clock
 from shared.errors import PermissionDenied
@@ -35,6 +37,8 @@ class Context:
     durable: DurableJobs
     clock: Clock
     uploads: Slots
+    live: LiveCatalog | None = None
+    """None unless models may be in the database."""
 
 
 def context_of(request: Request) -> Context:
@@ -44,8 +48,10 @@ def context_of(request: Request) -> Context:
 
 
 async def authenticated(request: Request) -> Principal:
-    """A dependency: the caller, or 401."""
-    return await context_of(request).authenticator.principal(request.headers)
+    """A dependency: the caller, or 401; 403 if its key may not call this route."""
+    caller = await context_of(request).authenticator.principal(request.headers)
+    route_access.require(caller.policy, request.scope["path"])
+    return caller
 
 
 async def administrator(request: Request) -> Principal:

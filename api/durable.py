@@ -10,21 +10,21 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import job_objects
-from api.admission import Followed
-from api.backpressure import Backpressure
+from api import job_objects, key_headers
+from api.admission import Admission, Followed, may_wait
 from api.dispatch_notes import DispatchNotes
-from api.fairness import Outstanding
 from api.job_finder import JobFinder
 from api.job_follower import JobFollower
 from api.job_objects import Traces
-from api.lane_board import Outlook
+from api.lane_board import UNKNOWN, Outlook
 from api.relay import Relay
 from broker.backends import Backends
+from broker.policy import UNLIMITED, Policy
 from broker.records import JobRecord
+from shared import token_estimates
 from shared.chat_request import Envelope
 from shared.clock import Clock
-from shared.errors import AppError, IdempotencyKeyReused, QueueFull, Unavailable
+from shared.errors import AppError, BudgetExceeded, IdempotencyKeyReused, LimitExceeded, QueueFull, Unavailable
 from shared.job_plan import Wishes, weight
 from shared.jobs import Ending, Job, JobState
 
@@ -64,8 +64,7 @@ class DurableJobs:
         clock: Clock,
         relay: Relay,
         finder: JobFinder,
-        pressure: Backpressure,
-        outstanding: Outstanding,
+        admission: Admission,
     ) -> None:
         self._queue = backends.queue
         self._log = backends.log
@@ -74,8 +73,9 @@ class DurableJobs:
         self._clock = clock
         self._relay = relay
         self._finder = finder
-        self._pressure = pressure
-        self._outstanding = outstanding
+        self._pressure = admission.pressure
+        self._outstanding = admission.outstanding
+        self._gate = admission.gate
         self._notes = DispatchNotes(backends.store.jobs, clock)
 
     async def __aenter__(self) -> Self:
@@ -84,15 +84,15 @@ class DurableJobs:
     async def __aexit__(self, *exc: object) -> None:
         await self._notes.close()
 
-    async def answer(self, request: Request, record: JobRecord, wishes: Wishes) -> Response:
+    async def answer(self, request: Request, record: JobRecord, wishes: Wishes, policy: Policy = UNLIMITED) -> Response:
         """What the client of a new request gets: the answer if it waits for it, else 202 and the job.
 
         Raises `Unavailable` when the store is away, `QueueFull` when the lane is (nothing is kept then),
-        `DeadlineUnreachable` and `QueueWaitExceeded` when it is too long, and `IdempotencyKeyReused`.
+        `DeadlineUnreachable` and `QueueWaitExceeded` when it is too long, `IdempotencyKeyReused`, and what `Gate.admit`
+        does. A job that is joined to an earlier one asks for nothing.
         """
-        if not record.idempotency_key:  # else its answer may be there already, and needs no turn
-            self._pressure.admit(record.job, len(self._outstanding))
-        existing = await self._insert(record, shared_in_flight=wishes.dedupe and not wishes.idempotency_key)
+        shared_in_flight = wishes.dedupe and not wishes.idempotency_key
+        record, existing = await self._enter(record, policy, shared_in_flight=shared_in_flight)
         if existing is not None:
             return await self._join(request, existing, wishes)
         if not wishes.waits:
@@ -109,22 +109,69 @@ class DurableJobs:
             if seat is not None:
                 seat.leave()
             raise
-        followed = Followed(record.job, follower, outlook, seat)
+        followed = Followed(record.job, follower, outlook, seat, key_headers.of_policy(policy))
         if wishes.wait is None:
             return await self._relay.answer(request, followed, keep=wishes.on_disconnect != "cancel")
         answer = await self._relay.answer_within(request, followed, wishes.wait)
         return answer or await self._accepted(record.job, wishes, outlook)
 
-    async def submit(self, record: JobRecord) -> Response:
+    async def submit(self, record: JobRecord, policy: Policy = UNLIMITED) -> Response:
         """Run a job in the background, and answer 202. Raises as `answer` does."""
-        self._pressure.admit(record.job, len(self._outstanding))
-        await self._jobs.add(record)
-        return await self._begun(record, Wishes(respond_async=True), await self._dispatch(record))
+        wishes = Wishes(respond_async=True)
+        record, existing = await self._enter(record, policy, shared_in_flight=False)
+        if existing is None:
+            return await self._begun(record, wishes, await self._dispatch(record))
+        answer = await self._accepted(existing.job, wishes)
+        answer.headers[_REPLAYED] = "true"
+        return answer
+
+    async def _enter(
+        self, record: JobRecord, policy: Policy, *, shared_in_flight: bool
+    ) -> tuple[JobRecord, JobRecord | None]:
+        """The record in the store, admitted, and None; or with the job that was there first."""
+        record = replace(record, job=await self._gate.marked(record.job, policy))
+        keyed = bool(record.idempotency_key)
+        if not keyed:  # else its answer may be there already, and needs no turn
+            self._pressure.admit(record.job, len(self._outstanding))
+            record = await self._admitted(record, policy)
+        existing = await self._insert(record, shared_in_flight=shared_in_flight)
+        if keyed and existing is None:
+            record = await self._admitted_later(record, policy)
+        return record, existing
+
+    async def _admitted(self, record: JobRecord, policy: Policy) -> JobRecord:
+        """The record of a job that may go, or that waits in the store until the feeder finds that it may."""
+        job = record.job
+        if not job.accounts:
+            return record
+        tokens = token_estimates.prompt_tokens(job.body)
+        try:
+            await self._gate.admit(job, policy, tokens=tokens, output=max(record.weight - tokens, 0))
+        except (LimitExceeded, BudgetExceeded) as refusal:
+            if not may_wait(job, policy, refusal, self._clock.now()):
+                raise
+            return replace(record, state=JobState.QUEUED, dispatches=0)
+        return record
+
+    async def _admitted_later(self, record: JobRecord, policy: Policy) -> JobRecord:
+        """The same for a job that is in the store already, so that others may have joined it."""
+        try:
+            admitted = await self._admitted(record, policy)
+        except AppError as refusal:
+            await self._refuse(record, refusal)
+            raise
+        if admitted.state is JobState.QUEUED:
+            await self._jobs.move([record.job.id], JobState.QUEUED, self._clock.now(), expected=JobState.DISPATCHING)
+        return admitted
 
     async def _insert(self, record: JobRecord, *, shared_in_flight: bool) -> JobRecord | None:
         """None when the record is the one to run, else the job that was there first."""
         for tries_left in reversed(range(_MOST_TRIES)):
-            existing = await self._jobs.add(record)
+            try:
+                existing = await self._jobs.add(record)
+            except BaseException:
+                self._gate.leave_soon(record.job)
+                raise
             if existing is None:
                 return None
             if existing.request_hash != record.request_hash:
@@ -170,6 +217,8 @@ class DurableJobs:
 
         Raises what `answer` does of the lane; the job has ended then.
         """
+        if record.state is JobState.QUEUED:
+            return UNKNOWN  # the feeder's affair
         job = record.job.without_large_body()  # which the worker reads from the store
         try:
             outlook = self._pressure.admit(job, len(self._outstanding))
@@ -194,6 +243,7 @@ class DurableJobs:
     async def _refuse(self, record: JobRecord, error: AppError) -> None:
         """The client hears of it at once and may come again under the same key."""
         job_id = record.job.id
+        self._gate.leave_soon(record.job)
         if record.idempotency_key:
             await self._jobs.release_key(job_id)
         await self._jobs.end([Ending(job_id, JobState.FAILED, self._clock.now(), attempts=0, error=error.to_wire())])

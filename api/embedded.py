@@ -1,7 +1,7 @@
 """What runs beside the api or instead of it: workers and the keeper, in one process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -14,7 +14,7 @@ from shared.clock import SystemClock
 from shared.settings import Settings
 from workers import keeper
 from workers.keeper import Keeper, Surroundings
-from workers.pipeline import Seams
+from workers.pipeline import Seams, nothing_newer
 from workers.worker import Worker
 
 PARTS = keeper.PARTS
@@ -23,18 +23,21 @@ OTHER_PARTS = tuple(part for part in PARTS if part != "recorder")  # which may s
 _LAST_OUTCOMES = 10.0  # seconds
 _POLL = 0.02  # seconds
 
+Renew = Callable[[], Awaitable[None]]
+"""As `workers.pipeline.Seams.renew`."""
+
 log = structlog.get_logger()
 
 
 @asynccontextmanager
 async def workforce(
-    backends: Backends, catalog: Catalog, settings: Settings, providers: list[str] | None = None
+    backends: Backends, catalog: Catalog, settings: Settings, renew: Renew = nothing_newer
 ) -> AsyncIterator[None]:
     """A worker and a keeper, while inside. Leaving drains the worker, then the recorder."""
     stopping = asyncio.Event()
     async with keeping(backends, catalog, settings, ["recorder"]):
         async with asyncio.TaskGroup() as group:
-            group.create_task(make_worker(backends, catalog, settings, providers).run(stopping))
+            group.create_task(make_worker(backends, catalog, settings, renew=renew).run(stopping))
             try:
                 async with keeping(backends, catalog, settings, OTHER_PARTS):
                     yield
@@ -53,13 +56,30 @@ async def _recorded(backends: Backends) -> None:
         await asyncio.sleep(_POLL)
 
 
-def make_worker(backends: Backends, catalog: Catalog, settings: Settings, providers: list[str] | None = None) -> Worker:
+def make_worker(
+    backends: Backends,
+    catalog: Catalog,
+    settings: Settings,
+    providers: list[str] | None = None,
+    renew: Renew = nothing_newer,
+) -> Worker:
+    """For these providers, or for all that the catalog has, now and later."""
     return Worker(
-        Seams(backends.queue, backends.log, backends.limiter, catalog, SystemClock(), backends.store),
-        providers or catalog.providers(),
+        Seams(
+            queue=backends.queue,
+            log=backends.log,
+            limiter=backends.limiter,
+            catalog=catalog,
+            clock=SystemClock(),
+            store=backends.store,
+            accounts=backends.accounts,
+            renew=renew,
+        ),
+        providers,
         concurrency=settings.concurrency,
         grace=settings.grace_seconds,
         keep_ledger=not settings.disable_spend_logs,
+        keep_prompts=settings.management.store_prompts_in_spend_logs,
     )
 
 

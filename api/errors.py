@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.error_bodies import STATUS, body_of, status_of
-from shared.errors import AppError
+from shared.errors import AppError, LimitExceeded
 from shared.validation import explain
 
 
@@ -16,6 +16,9 @@ def response(error: AppError, headers: Mapping[str, str] | None = None) -> Respo
     answer = Response(body_of(error), status_of(error), dict(headers or {}), media_type="application/json")
     if error.retry_after is not None:
         answer.headers["retry-after"] = str(max(1, -int(-error.retry_after // 1)))
+    if isinstance(error, LimitExceeded):
+        answer.headers["rate_limit_type"] = error.limit
+        answer.headers["reset_at"] = error.resets_at
     if STATUS[error.code].status == 401:
         answer.headers["www-authenticate"] = "Bearer"
     return answer

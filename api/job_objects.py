@@ -111,7 +111,7 @@ def summary(record: JobRecord, begun: bool) -> dict[str, Any]:
         "attempts": ending.attempts if ending else 0,
         "error": _error(ending),
         "priority": record.priority,
-        "user": job.user or None,
+        "user": job.customer or job.user or None,
         "tags": list(job.tags),
         "batch_id": record.batch_id or None,
         "custom_id": record.custom_id or None,

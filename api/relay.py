@@ -140,6 +140,9 @@ class _Conversation:
             self._followed.seat.leave()
         if self._cancelled is not None:
             self._cancelled.close()
+        if self._followed.entering is not None:
+            self._followed.entering.cancel()
+            await asyncio.gather(self._followed.entering, return_exceptions=True)
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -152,6 +155,7 @@ class _Conversation:
         relay = self._relay
         headers = response_headers.of(self.job, meta, relay.catalog, relay.clock.now())
         relay.pressure.tell(headers, self.job, self._followed.outlook)
+        headers.update(self._followed.told)
         return headers
 
     @property

@@ -11,28 +11,33 @@ from fastapi import FastAPI
 
 from api import startup, supervisor
 from api.app import asgi, create_app
+from api.startup import Loaded
 from shared.catalog import Catalog
 from shared.settings import Settings
 
 _KEEPALIVE = 75  # seconds an idle client connection stays open
 
 
-async def serve(settings: Settings, catalog: Catalog) -> None:
+async def serve(settings: Settings, loaded: Loaded) -> None:
     """Run an api until SIGTERM or SIGINT; requests in flight are finished first.
 
     Raises `ConfigError` when the address cannot be had.
     """
+    catalog = loaded.catalog
     listening = supervisor.inherited() or supervisor.bind(settings)
     async with AsyncExitStack() as stack:
         stack.callback(listening.close)
         backends = await stack.enter_async_context(startup.reachable(settings))
         await backends.queue.declare(catalog.providers())
         await startup.prepared_ledger(backends.store, settings)
+        live = await stack.enter_async_context(startup.living(backends, loaded, settings))
         if settings.rabbitmq_url is None:
             from api import embedded  # an api without workers need not load them
 
-            await stack.enter_async_context(embedded.workforce(backends, catalog, settings))
-        app = create_app(backends, catalog, settings)
+            renew = [] if live is None else [live.renew]
+            await stack.enter_async_context(embedded.workforce(backends, catalog, settings, *renew))
+        app = create_app(backends, catalog, settings, live=live)
+        stack.push_async_callback(app.state.context.admission.gate.close)
         await stack.enter_async_context(app.state.context.board)
         await stack.enter_async_context(app.state.context.rates)
         await stack.enter_async_context(app.state.context.durable)

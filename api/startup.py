@@ -6,20 +6,33 @@ import gc
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
-from typing import Protocol
+from pathlib import Path
+from typing import Annotated, Protocol
 
 import structlog
+import typer
 
 from broker import backends as seams
 from broker.backends import Backends, open_backends
+from broker.live_catalog import LiveCatalog
 from broker.store import apart
 from broker.store_interfaces import Store
+from shared import config as configuration
+from shared import providers
 from shared.catalog import Catalog
+from shared.catalog_builder import build_catalog
 from shared.config import Config
 from shared.errors import ConfigError, Unavailable
-from shared.settings import Settings
+from shared.logs import configure
+from shared.secrets import Sealer
+from shared.settings import Settings, environment, load_settings, resolve
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="LiteLLM's config.yaml. Default: HEADRACE_CONFIG.", dir_okay=False)
+]
 
 _FIRST_WAIT = 0.5  # seconds between attempts to reach the servers at start-up, doubled up to the longest
 _LONGEST_WAIT = 5.0
@@ -27,8 +40,29 @@ _LONGEST_WAIT = 5.0
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and the catalog that it makes."""
+
+    config: Config
+    catalog: Catalog
+
+
 class _Pingable(Protocol):
     async def ping(self) -> None: ...
+
+
+def load(path: Path | None) -> tuple[Settings, Loaded]:
+    """From the environment and this file, or the one that it names; logging is set up. Raises `ConfigError`."""
+    settings = load_settings()
+    path = path or settings.config
+    environ = environment()
+    config = configuration.default_config(environ) if path is None else configuration.load(path, environ)
+    settings = resolve(settings, config)
+    configure(settings.log_level, settings.log_format)
+    catalog = build_catalog(config)
+    warn(config, catalog, settings)
+    return settings, Loaded(config, catalog)
 
 
 def require_key_unless_loopback(settings: Settings) -> None:
@@ -54,22 +88,23 @@ def require_shared_seams(settings: Settings, workers: int = 1) -> None:
         )
 
 
-def known_providers(asked: Sequence[str], catalog: Catalog) -> list[str]:
-    """The providers that a worker should serve. Raises `ConfigError` for one that the config does not use."""
-    known = catalog.providers()
+def known_providers(asked: Sequence[str], catalog: Catalog, settings: Settings) -> list[str]:
+    """The providers that a worker is asked to serve. Raises `ConfigError` for one that the config does not use, unless
+    a model of the database may."""
+    known = sorted(providers.known()) if settings.store_model_in_db else catalog.providers()
     for name in asked:
         if name not in known:
             raise ConfigError(
                 f"--provider {name}: the config has no deployment of it: expected one of {', '.join(known)}"
             )
-    return list(asked) or known
+    return list(dict.fromkeys(asked))
 
 
-def warn(config: Config, catalog: Catalog) -> None:
-    """Say once what the config asks for in vain."""
+def warn(config: Config, catalog: Catalog, settings: Settings) -> None:
+    """Say once what the config asks for in vain. Of what the database may have, `living` will tell."""
     for path in config.unknown:
         log.warning("unknown config key; `headrace check` lists them all", key=path)
-    for warning in catalog.warnings:
+    for warning in () if settings.store_model_in_db else catalog.warnings:
         log.warning(warning)
 
 
@@ -120,6 +155,39 @@ async def prepared_ledger(store: Store, settings: Settings) -> bool:
         log.warning("the ledger's database is away; outcomes wait in the queue", reason=error.message)
         return False
     return True
+
+
+@asynccontextmanager
+async def living(backends: Backends, loaded: Loaded, settings: Settings) -> AsyncIterator[LiveCatalog | None]:
+    """While inside, the catalog follows the models of the database, if there may be any. Raises `ConfigError` without a
+    key to read their secrets with."""
+    if not settings.store_model_in_db:
+        yield None
+        return
+    salt_key = settings.salt_key or settings.master_key
+    if salt_key is None:
+        raise ConfigError(
+            "store_model_in_db: no key to encrypt the secrets of models with: set HEADRACE_SALT_KEY, to the same text "
+            "for every process, and never change it"
+        )
+    live = LiveCatalog(
+        loaded.catalog,
+        loaded.config,
+        backends.store.directory,
+        backends.log,
+        Sealer(salt_key.get_secret_value()),
+        backends.queue.declare,
+    )
+    try:
+        await live.renew()
+    except Unavailable as error:
+        log.warning("the database's models are not to be had yet", reason=error.message)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(live.run(), name="models")
+        try:
+            yield live
+        finally:
+            task.cancel()
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
 from api.multipart import Field, FileStart, Piece
-from broker.records import FileRecord
+from broker.records import FileRecord, KeyedFile
 from broker.store_interfaces import Files
 from shared import batch_rules
-from shared.errors import AppError, InvalidRequest, QueueFull, RequestTooLarge
+from shared.errors import AppError, IdempotencyKeyReused, InvalidRequest, QueueFull, RequestTooLarge
 from shared.ids import uuid7
 from shared.settings import MEGABYTE
 
@@ -51,6 +52,13 @@ class Limits:
         return min(self.any, self.batch) if purpose == "batch" else self.any
 
 
+@dataclass(frozen=True, slots=True)
+class Received:
+    file: FileRecord
+    replayed: bool
+    """Whether it is the file of an earlier upload under the same idempotency key."""
+
+
 def new_file(owner: str, filename: str, purpose: str, now: float) -> FileRecord:
     return FileRecord(f"file-{uuid7().replace('-', '')}", owner, filename, purpose, now)
 
@@ -68,12 +76,16 @@ async def store(files: Files, record: FileRecord, content: AsyncIterable[bytes])
         raise
 
 
-async def receive(files: Files, owner: str, pieces: AsyncIterable[Piece], limits: Limits, now: float) -> FileRecord:
-    """The file of an OpenAI upload form, stored: `file`, `purpose` and `expires_after[...]` in any order.
+async def receive(
+    files: Files, owner: str, pieces: AsyncIterable[Piece], limits: Limits, now: float, idempotency_key: str = ""
+) -> Received:
+    """The file of an OpenAI upload form, stored: `file`, `purpose` and `expires_after[...]` in any order. Under an
+    idempotency key the same form makes one file in 24 hours.
 
-    Raises `InvalidRequest` and `RequestTooLarge`; nothing of the file is left then, or of an upload that is cut off.
+    Raises `InvalidRequest`, `RequestTooLarge` and `IdempotencyKeyReused`; nothing of the file is left then, or of an
+    upload that is cut off.
     """
-    form = _Form(files, owner, limits, now)
+    form = _Form(files, owner, limits, now, idempotency_key)
     try:
         async for piece in pieces:
             await form.take(piece)
@@ -119,6 +131,16 @@ class Writing:
         await self._files.seal(record.id, self.size, purpose=record.purpose, expires_at=record.expires_at)
         return replace(record, bytes=self.size, ready=True)
 
+    async def seal_once(self, record: FileRecord, idempotency_key: str, request_hash: str) -> KeyedFile:
+        """As `seal`; or the file that has the key already, and this one is removed."""
+        await self.flush()
+        record = replace(record, bytes=self.size)
+        holder = await self._files.seal_once(record, idempotency_key, request_hash)
+        if holder is None:
+            return KeyedFile(replace(record, ready=True), request_hash)
+        await self.abandon()
+        return holder
+
     async def abandon(self) -> None:
         """Remove what has been written. What cannot be removed now is nobody's to see, and purged later."""
         if self._file_id is not None:
@@ -141,11 +163,13 @@ class _Form:
     owner: str
     limits: Limits
     now: float
+    idempotency_key: str
     record: FileRecord | None = None
     fields: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.writing = Writing(self.files)
+        self._content = sha256()
 
     async def take(self, piece: Piece) -> None:
         match piece:
@@ -155,9 +179,11 @@ class _Form:
                 await self._begin(name, filename)
             case bytes():
                 self._refuse_large(self.writing.size + len(piece))
+                if self.idempotency_key:
+                    self._content.update(piece)
                 await self.writing.add(piece)
 
-    async def finish(self) -> FileRecord:
+    async def finish(self) -> Received:
         if self.record is None:
             raise InvalidRequest("Missing required parameter: 'file'.", param="file")
         purpose = self._purpose()
@@ -171,7 +197,25 @@ class _Form:
         if seconds is None and purpose == "batch":
             seconds = batch_rules.DEFAULT_EXPIRY
         expires_at = None if seconds is None else self.record.created_at + seconds
-        return await self.writing.seal(replace(self.record, purpose=purpose, expires_at=expires_at))
+        record = replace(self.record, purpose=purpose, expires_at=expires_at)
+        if not self.idempotency_key:
+            return Received(await self.writing.seal(record), replayed=False)
+        return await self._finish_once(record, self._hash(record, seconds))
+
+    async def _finish_once(self, record: FileRecord, request_hash: str) -> Received:
+        found = await self.writing.seal_once(record, self.idempotency_key, request_hash)
+        if found.request_hash != request_hash:
+            raise IdempotencyKeyReused(
+                "This Idempotency-Key was used for another upload within the last 24 hours. "
+                "Send the same file, purpose and expiry, or another key.",
+                param="idempotency-key",
+            )
+        return Received(found.file, replayed=found.file.id != record.id)
+
+    def _hash(self, record: FileRecord, expires_after: float | None) -> str:
+        """Of what the form says, whatever its order and boundary."""
+        said = (self._content.hexdigest(), record.purpose, f"{expires_after or 0:.0f}", record.filename)
+        return sha256("\0".join(said).encode()).hexdigest()
 
     async def _begin(self, name: str, filename: str) -> None:
         if name != "file" or self.record is not None:

@@ -9,11 +9,12 @@ from shared.job_plan import DEFAULT_RESULT_TTL, NO_WISHES, Wishes
 from shared.settings import Settings
 
 WEBHOOK = "x-headrace-webhook"
+_CUSTOMER_HEADERS = ("x-litellm-customer-id", "x-litellm-end-user-id")
 _VENDOR_HEADERS = ("anthropic-beta",)
 _KNOWN = frozenset({
     "anthropic-beta", "idempotency-key", "prefer", "traceparent", "x-headrace-dedupe", "x-headrace-max-queue-wait",
     "x-headrace-on-disconnect", "x-headrace-priority", "x-headrace-result-ttl", "x-headrace-webhook",
-    "x-litellm-num-retries", "x-litellm-tags", "x-litellm-timeout",
+    "x-litellm-customer-id", "x-litellm-end-user-id", "x-litellm-num-retries", "x-litellm-tags", "x-litellm-timeout",
 })  # fmt: skip
 _DAY = 86_400.0
 _LONGEST_WAIT = 600.0
@@ -22,10 +23,10 @@ _LONGEST_SHOWN = 50  # characters of a wrong value that an error repeats
 _PREFERENCE = re.compile(r'\s*([^\s=;,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]*))?[^,"]*(?:"[^"]*"[^,"]*)*(?:,|$)')
 
 
-def of(headers: Mapping[str, str]) -> Wishes:
-    """The wishes in `headers`, whose names are in lower case. Raises `InvalidRequest`, whose `param` names the
-    header."""
-    if _KNOWN.isdisjoint(headers):
+def of(headers: Mapping[str, str], customer_header: str = "") -> Wishes:
+    """The wishes in `headers`, whose names are in lower case. The customer may also stand in `customer_header`. Raises
+    `InvalidRequest`, whose `param` names the header."""
+    if _KNOWN.isdisjoint(headers) and (not customer_header or customer_header not in headers):
         return NO_WISHES
     retries = _number(headers, "x-litellm-num-retries", 0, _DAY)
     preferences = _preferences(headers.get("prefer", ""))
@@ -35,6 +36,7 @@ def of(headers: Mapping[str, str]) -> Wishes:
         tags=_tags(headers.get("x-litellm-tags", "")),
         vendor_headers={name: headers[name] for name in _VENDOR_HEADERS if name in headers} or None,
         traceparent=headers.get("traceparent", ""),
+        customer=next((headers[name] for name in (customer_header, *_CUSTOMER_HEADERS) if headers.get(name)), ""),
         max_queue_wait=_number(headers, "x-headrace-max-queue-wait", 0.001, _DAY),
         priority=_priority(headers),
         result_ttl=_number(headers, "x-headrace-result-ttl", 60, 30 * _DAY) or DEFAULT_RESULT_TTL,

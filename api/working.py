@@ -10,46 +10,54 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import embedded, startup
+from api.startup import Loaded
 from broker.backends import Backends
 from shared import metrics
-from shared.catalog import Catalog
 from shared.errors import ConfigError, Unavailable
 from shared.settings import Settings
+from workers.pipeline import nothing_newer
 
 log = structlog.get_logger()
 
 
 async def work(
-    settings: Settings, catalog: Catalog, providers: list[str], *, keeper: bool, health_port: int | None
+    settings: Settings, loaded: Loaded, providers: list[str] | None, *, keeper: bool, health_port: int | None
 ) -> None:
-    """Run a worker until SIGTERM or SIGINT; jobs in flight get the grace period, the rest is handed back. With
-    `keeper` it keeps as well; the recorder stops last, when the worker's outcomes are on the queue."""
+    """Run a worker until SIGTERM or SIGINT; jobs in flight get the grace period, the rest is handed back. It takes jobs
+    of these providers, or of all that the catalog has, now and later. With `keeper` it keeps as well; the recorder
+    stops last, when the worker's outcomes are on the queue."""
+    catalog = loaded.catalog
     stopping = asyncio.Event()
     with startup.signals(lambda _: stopping.set()):
         async with startup.reachable(settings) as backends:
             # The feeder fills the lanes of all providers, also of those that this process does not work for.
-            await backends.queue.declare(catalog.providers() if keeper else providers)
+            await backends.queue.declare(catalog.providers() if keeper or providers is None else providers)
             await startup.prepared_ledger(backends.store, settings)
-            worker = embedded.make_worker(backends, catalog, settings, providers)
             async with (
+                startup.living(backends, loaded, settings) as live,
                 _health_page(backends, health_port),
                 embedded.keeping(backends, catalog, settings, ["recorder"] if keeper else []),
                 embedded.keeping(backends, catalog, settings, embedded.OTHER_PARTS if keeper else []),
             ):
+                renew = nothing_newer if live is None else live.renew
+                worker = embedded.make_worker(backends, catalog, settings, providers, renew)
                 startup.settle_memory()
-                log.info("worker ready", providers=providers, concurrency=settings.concurrency, id=worker.id)
+                served = providers or catalog.providers()
+                log.info("worker ready", providers=served, concurrency=settings.concurrency, id=worker.id)
                 await worker.run(stopping)
     log.info("worker stopped")
 
 
-async def keep(settings: Settings, catalog: Catalog, parts: Sequence[str], *, health_port: int | None) -> None:
+async def keep(settings: Settings, loaded: Loaded, parts: Sequence[str], *, health_port: int | None) -> None:
     """Run these parts of the keeper until SIGTERM or SIGINT."""
+    catalog = loaded.catalog
     stopping = asyncio.Event()
     with startup.signals(lambda _: stopping.set()):
         async with startup.reachable(settings) as backends:
             await backends.queue.declare(catalog.providers())
             await startup.prepared_ledger(backends.store, settings)
             async with (
+                startup.living(backends, loaded, settings),
                 _health_page(backends, health_port),
                 embedded.keeping(backends, catalog, settings, parts),
             ):

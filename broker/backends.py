@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from broker.account_interfaces import Accounts
 from broker.interfaces import EventLog, JobQueue, Limiter
 from broker.store_interfaces import Store
 from shared.errors import ConfigError
@@ -13,12 +14,13 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """The four seams, open."""
+    """The five seams, open."""
 
     queue: JobQueue
     log: EventLog
     limiter: Limiter
     store: Store
+    accounts: Accounts
 
 
 @asynccontextmanager
@@ -29,8 +31,9 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         events(settings) as log,
         limits(settings) as limiter,
         store(settings) as ledger,
+        accounts(settings) as balances,
     ):
-        yield Backends(jobs, log, limiter, ledger)
+        yield Backends(jobs, log, limiter, ledger, balances)
 
 
 def queue(settings: Settings) -> AbstractAsyncContextManager[JobQueue]:
@@ -69,6 +72,20 @@ def limits(settings: Settings) -> AbstractAsyncContextManager[Limiter]:
             return memory.connect(settings.limits_url)
         case "redis" | "rediss" | "unix":
             from broker.limits import redis
+
+            return redis.connect(settings.limits_url, namespace=settings.namespace)
+        case scheme:
+            raise _not_redis(scheme)
+
+
+def accounts(settings: Settings) -> AbstractAsyncContextManager[Accounts]:
+    match _scheme(settings.limits_url):
+        case "memory":
+            from broker.accounts import memory
+
+            return memory.connect(settings.limits_url)
+        case "redis" | "rediss" | "unix":
+            from broker.accounts import redis
 
             return redis.connect(settings.limits_url, namespace=settings.namespace)
         case scheme:

@@ -1,5 +1,6 @@
-"""Three of the four seams; the store is in `broker.store_interfaces`. Each docstring is a promise, and
-`tests/conformance/` checks it on every implementation.
+"""The queue and the event log; the limiter is in `broker.limiter_interfaces`, the store in `broker.store_interfaces`,
+what callers may use in `broker.account_interfaces`. Each docstring is a promise, and `tests/conformance/` checks it on
+every implementation.
 
 Errors: every method raises `shared.errors.Unavailable` when its server cannot be reached within its timeout, and
 translates the foreign library's exceptions at its own file. Every implementation is an async context manager that
@@ -12,6 +13,12 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from broker.limiter_interfaces import BucketState as BucketState
+from broker.limiter_interfaces import Candidate as Candidate
+from broker.limiter_interfaces import Grant as Grant
+from broker.limiter_interfaces import Limiter as Limiter
+from broker.limiter_interfaces import Limits as Limits
+from broker.limiter_interfaces import Refusal as Refusal
 from broker.records import DeadLetter
 from shared.errors import AppError
 from shared.events import Event
@@ -107,6 +114,11 @@ class Consumer(Protocol):
 
     async def get(self) -> Delivery:
         """The next delivery; waits for one. Survives a reconnect. Raises `asyncio.CancelledError` only."""
+        ...
+
+    async def add(self, providers: Sequence[str]) -> None:
+        """Take jobs of these providers as well, declaring what they need; those that it takes already stay as they
+        are."""
         ...
 
     async def pause(self, provider: str, seconds: float, lane: Lane | None = None) -> None:
@@ -259,6 +271,17 @@ class EventLog(Protocol):
         """While inside, `callback` is called, on the event loop, as soon as somebody cancels the job."""
         ...
 
+    async def announce_change(self, subject: str) -> None:
+        """Tell every process within a second that something changed which they may remember: `key:<hash>`,
+        `user:<id>`, `team:<id>`, `member:<team>/<user>`, `budget:<id>`, `customer:<id>`, `models`. This process has
+        heard of it when the call returns, and even when it raises."""
+        ...
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """From now on `callback` is called, on the event loop, with the subject of each change, perhaps twice; with an
+        empty one when changes may have been missed. It must be quick and must not raise."""
+        ...
+
     async def announce(self, worker: str, ttl: float, report: bytes = b"") -> None:
         """The worker is alive, for `ttl` seconds more; 0 withdraws it. `report` is what it says of itself, at most
         64 KiB (`ValueError` beyond); it replaces the one before."""
@@ -286,107 +309,5 @@ class EventLog(Protocol):
         ...
 
     async def get_body(self, job_id: str) -> bytes | None: ...
-
-    async def ping(self) -> None: ...
-
-
-# --- Limiter --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one bucket allows. None means no limit of that kind."""
-
-    rpm: float | None = None
-    """Requests a minute."""
-    tpm: float | None = None
-    """Tokens a minute."""
-    parallel: int | None = None
-    """Requests at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    deployment: str
-    bucket: str
-    """Key and model that the provider meters together; deployments may share it."""
-    credential: str
-    """The provider key's fingerprint; a dead key takes all its deployments out."""
-    limits: Limits
-    tokens: int
-    """Tokens to reserve; clamped to the bucket's capacity, so that a large request can pass when the bucket is full."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Permission for one attempt. Settle it on every exit path."""
-
-    deployment: str
-    bucket: str
-    lease: str
-    """Unique to this attempt: `<job id>/<attempt>`."""
-    reserved: int
-    limits: Limits
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Nobody may go now. Nothing was written."""
-
-    wait: float
-    """Seconds until the first candidate could be granted; `inf` when all are dead."""
-    reason: str
-    """requests, tokens, parallel, cooldown or dead: what the candidate that is free first is waiting for."""
-
-
-@dataclass(frozen=True, slots=True)
-class BucketState:
-    bucket: str
-    requests: float | None
-    tokens: float | None
-    """Balances, refilled up to now; None when never used or not limited. Negative after an overshoot."""
-    in_flight: int
-    cooldown: float
-    """Seconds left."""
-    limits: Limits = Limits()
-    """In force for requests and tokens: those of the config, else those learnt."""
-
-
-class Limiter(Protocol):
-    async def take(self, lease: str, candidates: Sequence[Candidate], *, lease_ttl: float = 660.0) -> Grant | Refusal:
-        """Grant the first candidate, in the order given, that is not dead, not cooling down, and whose bucket has a
-        request, its tokens and a parallel slot: all of them or none. One atomic step on the server's clock for all
-        processes. `lease_ttl` seconds after an attempt that was never settled, its slot frees itself."""
-        ...
-
-    async def settle(self, grant: Grant, tokens: int | None) -> None:
-        """Give the slot back and replace the reserved tokens by those really used (None: keep the reservation, 0:
-        refund all). A balance may become negative. Settling a lease twice, or one that expired, changes nothing."""
-        ...
-
-    async def learn(
-        self,
-        grant: Grant,
-        limits: Limits,
-        remaining_requests: int | None,
-        remaining_tokens: int | None,
-    ) -> None:
-        """What the provider's `x-ratelimit-*` headers said. Limits that the config did not set are adopted; a lower
-        `remaining` than our balance is believed, a higher one is not (other attempts are on their way)."""
-        ...
-
-    async def cool_down(self, bucket: str, seconds: float) -> None:
-        """No process may use the bucket for so long (0 to 3,600 s; clamped). A longer cooldown in force is kept."""
-        ...
-
-    async def bury(self, credential: str, seconds: float) -> None:
-        """The provider refused the key (401, 402, 403): nobody uses it for so long. 0 revives it."""
-        ...
-
-    async def state(self, buckets: Sequence[str]) -> list[BucketState]: ...
-
-    async def dead(self, credentials: Sequence[str]) -> frozenset[str]:
-        """Those of them that are buried."""
-        ...
 
     async def ping(self) -> None: ...

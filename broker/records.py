@@ -10,24 +10,55 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from shared.jobs import Ending, Job, JobState
+from shared.jobs import Ending, Job, JobState, Status
 
 # --- Spend ----------------------------------------------------------------------------------------------------------
 
 
+class SpendOrder(StrEnum):
+    """Equal rows are in the order of their job ids and attempts."""
+
+    STARTED_AT = "started_at"
+    COST = "cost"
+    TOKENS = "tokens"
+    """All of them: prompt and answer."""
+    ENDED_AT = "ended_at"
+    DURATION = "duration"
+    TTFT = "ttft"
+    """Rows without one are as if it were less than 0."""
+    MODEL = "model"
+    """The upstream's."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpendQuery:
-    """A page of the ledger, newest first."""
+    """A page of the ledger, newest first unless it says otherwise."""
 
     start: datetime | None = None
     end: datetime | None = None
+    """Not included."""
     key: str | None = None
     user: str | None = None
+    """Whom the key belongs to."""
+    team: str | None = None
+    customer: str | None = None
+    model: str | None = None
+    """A model group, or an upstream's model."""
+    statuses: tuple[Status, ...] = ()
+    """Empty: any."""
+    min_cost: int | None = None
+    """Nano-dollars, as much or more ..."""
+    max_cost: int | None = None
+    """... and as much or less."""
     request_id: str | None = None
     """A job id or a response id."""
+    order: SpendOrder = SpendOrder.STARTED_AT
+    ascending: bool = False
     limit: int = 1000
     """1 to 10,000."""
     offset: int = 0
+    payloads: bool = False
+    """With `request` and `response` of those rows that have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +163,15 @@ class FileRecord:
     """None: kept until deleted."""
     ready: bool = False
     """False while its content is being written; such files are visible to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedFile:
+    """A file that has an idempotency key."""
+
+    file: FileRecord
+    request_hash: str
+    """Of the upload that made it."""
 
 
 # --- Batches --------------------------------------------------------------------------------------------------------
@@ -299,3 +339,9 @@ class KeyRecord:
     max_queue_wait: float | None = None
     """Seconds that its requests may wait for a worker; None: no limit of its own."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Everything else of `/key/generate`, under LiteLLM's names: `models`, `max_budget`, `tpm_limit`, `aliases`,
+    `allowed_routes`, `on_limit` ...; those alone that were set."""
+    created_by: str = ""
+    updated_at: float = 0.0
+    updated_by: str = ""

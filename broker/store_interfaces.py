@@ -17,6 +17,7 @@ from broker.records import (
     Flow,
     JobQuery,
     JobRecord,
+    KeyedFile,
     KeyRecord,
     Progress,
     ProviderBatch,
@@ -24,6 +25,7 @@ from broker.records import (
     SpendSummary,
     WebhookDelivery,
 )
+from broker.directory_interfaces import Bill, Directory, Keys
 from shared.jobs import Ending, JobState, Outcome
 
 
@@ -104,6 +106,13 @@ class Files(Protocol):
     ) -> None:
         """The content is whole: `size` bytes. From now on the file exists for others. A purpose and an expiry replace
         those given to `create`: an upload's form may name them after the content."""
+        ...
+
+    async def seal_once(self, record: FileRecord, idempotency_key: str, request_hash: str) -> KeyedFile | None:
+        """As `seal`, with the size, purpose and expiry of `record`, under a key of its owner; of several at once one is
+        sealed. None when it is this one; else the file that has the key already, and this one stays unsealed. A key
+        that is older than 24 h, counted from its file's creation, or whose file is deleted or expired, is given to this
+        one."""
         ...
 
     async def abandon(self, file_id: str) -> None:
@@ -258,20 +267,6 @@ class DeadLetters(Protocol):
         ...
 
 
-class Keys(Protocol):
-    async def add(self, record: KeyRecord) -> bool:
-        """False when the hash exists already."""
-        ...
-
-    async def get(self, key_hash: str) -> KeyRecord | None: ...
-
-    async def find(self, *, after: str | None = None, limit: int = 100) -> list[KeyRecord]: ...
-
-    async def delete(self, key_hashes: Sequence[str]) -> list[str]:
-        """Those that were there."""
-        ...
-
-
 class Store(Protocol):
     @property
     def jobs(self) -> Jobs: ...
@@ -285,6 +280,10 @@ class Store(Protocol):
     def dead_letters(self) -> DeadLetters: ...
     @property
     def keys(self) -> Keys: ...
+    @property
+    def directory(self) -> Directory: ...
+    @property
+    def bill(self) -> Bill: ...
 
     async def migrate(self) -> None:
         """Bring the schema up to date; safe while several processes do it at once."""

@@ -5,31 +5,23 @@ import math
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
 from shared import providers
-from shared.errors import ConfigError, UnknownModel
+from shared.errors import UnknownModel
 from shared.jobs import Leg
+from shared.model_aliases import Alias, targets
+from shared.prices import AS_LISTED, PUBLIC, Terms
+from shared.prices import Prices as Prices
 
 CACHE_ENTRIES = 4096
 """Names of models whose plan or wildcard match is remembered. Clients choose the names, so there must be an end."""
 LONGEST_NAME = 512
 """Characters; a longer name matches no wildcard."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Custom costs of a deployment in dollars per token; None means the public price list."""
-
-    input: float | None = None
-    output: float | None = None
-    cache_read: float | None = None
-    cache_write: float | None = None
-    cache_write_1h: float | None = None
-    reasoning: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +62,9 @@ class Deployment:
     """`headers` and `extra_headers` of litellm_params."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """Default request parameters: any other key of litellm_params. The request overrides them."""
-    prices: Prices = Prices()
+    prices: Prices = PUBLIC
+    terms: Terms = AS_LISTED
+    """`cost_discount_config` and `cost_margin_config`."""
     provider_batch: bool = False
     """Lines of batches may go to the provider's own batch API."""
     provider_batch_discount: float | None = None
@@ -97,14 +91,6 @@ class Routing:
     default_fallbacks: tuple[str, ...] = ()
     context_window_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     content_policy_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Alias:
-    target: str
-    """A group, a name that a wildcard matches, or another alias."""
-    hidden: bool = False
-    """Works, and is not listed."""
 
 
 class Wildcard:
@@ -146,7 +132,8 @@ class Wildcard:
 
 
 class Catalog:
-    """All deployments. Immutable but for caches; every process builds the same one from the same config."""
+    """All deployments. Every process builds the same one from the same config and database. It changes by `adopt` only,
+    between two turns of the event loop; what must fit together is to be asked for in one turn."""
 
     def __init__(
         self,
@@ -161,7 +148,7 @@ class Catalog:
         self.warnings = tuple(warnings)
         """What the operator should know about the config though it can run."""
         self._aliases = aliases or {}
-        self._targets = _targets(self._aliases)
+        self._targets = targets(self._aliases)
         self._by_id = {each.id: each for each in deployments}
         self._by_bucket = {each.bucket: each for each in self._by_id.values()}
         groups: dict[str, list[Deployment]] = {}
@@ -173,6 +160,10 @@ class Catalog:
         self._matched = lru_cache(CACHE_ENTRIES)(self._match)
         self._expanded = lru_cache(CACHE_ENTRIES)(self._expand)
         self._plans: dict[str, tuple[Leg, ...]] = {}
+
+    def adopt(self, other: "Catalog") -> None:
+        """Be `other` from now on, for everybody who holds this catalog. The caller gives `other` away."""
+        vars(self).update(vars(other))  # its caches as well, which know nothing of what was
 
     def models(self) -> list[str]:
         """Names for `GET /v1/models`: groups, visible aliases, wildcards as they are written."""
@@ -193,9 +184,18 @@ class Catalog:
         return [*self._by_id.values(), *(base for each in self._wildcards for base in each.bases.values())]
 
     def deployment(self, id: str) -> Deployment:
-        """Also understands the ids of wildcards, `<id>:<suffix>`. Raises `KeyError` for an id of another config."""
+        """Also understands the ids of wildcards, `<id>:<suffix>`. Raises `KeyError` for one of another config, or that
+        was removed."""
         found = self._by_id.get(id)
         return found if found is not None else self._expanded(id)
+
+    def known(self, ids: Iterable[str]) -> list[Deployment]:
+        """Those of the deployments that there are."""
+        found = []
+        for id in ids:
+            with suppress(KeyError):
+                found.append(self.deployment(id))
+        return found
 
     def resolve(self, model: str) -> str | None:
         """The group that serves `model`: aliases are followed, exact names win over wildcards, specific wildcards over
@@ -335,23 +335,6 @@ _LIMITS = ("rpm", "tpm", "max_parallel_requests")
 
 def _least(values: Iterable[Any]) -> Any:
     return min((value for value in values if value is not None), default=None)
-
-
-def _targets(aliases: Mapping[str, Alias]) -> dict[str, str]:
-    """Each alias with the name at the end of its chain."""
-    targets = {}
-    for name in aliases:
-        trail = [name]
-        while trail[-1] in aliases:
-            trail.append(aliases[trail[-1]].target)
-            if trail[-1] in trail[:-1]:
-                cycle = " -> ".join(trail[trail.index(trail[-1]) :])
-                raise ConfigError(
-                    f"router_settings.model_group_alias.{name}: aliases in a cycle ({cycle}): "
-                    "let one of them name a model_name"
-                )
-        targets[name] = trail[-1]
-    return targets
 
 
 def _legs(group: str, deployments: Sequence[Deployment], rng: random.Random, *, fallback: bool) -> list[Leg]:

@@ -6,10 +6,20 @@ from difflib import get_close_matches
 from typing import Any
 
 from shared import providers
-from shared.catalog import Alias, Catalog, Deployment, Prices, Routing, Wildcard, fingerprint, tightest, upstream_of
+from shared.catalog import (
+    Catalog,
+    Deployment,
+    Routing,
+    Wildcard,
+    fingerprint,
+    tightest,
+    upstream_of,
+)
 from shared.config import Config, Entry
 from shared.config_model import Fallbacks
 from shared.errors import ConfigError
+from shared.model_aliases import Alias
+from shared.prices import Prices, Terms, Tier
 
 DEFAULT_TIMEOUT = 600.0
 """Seconds for an attempt when the configuration says nothing."""
@@ -20,12 +30,21 @@ _STRENGTHS = ("weight", "rpm", "tpm")
 _SCHEMES = ("http://", "https://")
 
 
-def build_catalog(config: Config) -> Catalog:
+def build_catalog(config: Config, stored: Sequence[Entry] = ()) -> Catalog:
     """Raises `ConfigError` for an unknown provider, a provider without a key or an address, an unknown credential, two
-    entries with the same `model_info.id`, and aliases in a cycle. A lenient config gets deployments without keys."""
+    entries with the same `model_info.id`, and aliases in a cycle. A lenient config gets deployments without keys.
+
+    `stored` are models of the database: one that cannot run is left out, with a warning."""
     builder = _Builder(config)
-    for entry, weight in zip(config.entries, _weights(config.entries), strict=True):
-        builder.add(entry, weight)
+    entries = (*config.entries, *stored)
+    skipped = []
+    for number, (entry, weight) in enumerate(zip(entries, _weights(entries), strict=True)):
+        try:
+            builder.add(entry, weight)
+        except ConfigError as error:
+            if number < len(config.entries):
+                raise
+            skipped.append(str(error))
 
     aliases = {
         name: Alias(target.model, target.hidden) for name, target in config.router_settings.model_group_alias.items()
@@ -36,7 +55,7 @@ def build_catalog(config: Config) -> Catalog:
         draft = Catalog(deployments, builder.wildcards, aliases, routing)
     except ConfigError as exc:
         raise ConfigError(f"{config.name}: {exc}") from exc
-    warnings = tuple(_dangling(draft, aliases))
+    warnings = (*skipped, *_dangling(draft, aliases))
     return Catalog(deployments, builder.wildcards, aliases, routing, warnings) if warnings else draft
 
 
@@ -67,25 +86,26 @@ class _Builder:
         self._ids: dict[str, str] = {}
 
     def add(self, entry: Entry, weight: float) -> None:
-        """One deployment for each of the entry's organizations; a wildcard if its name has stars."""
+        """One deployment for each of the entry's organizations; a wildcard if its name has stars. Raises `ConfigError`,
+        and then nothing was added."""
         if "*" in entry.params.model and "*" not in entry.name:
             raise ConfigError(
                 f"{entry.where}.litellm_params.model: a star stands for a part of model_name, which has none: "
                 "write e.g. model_name: openai/*"
             )
+        made = [self._made(entry, weight, organization) for organization in entry.params.organization or [""]]
+        self.wildcards += [each for each in made if isinstance(each, Wildcard)]
+        self.deployments += [each for each in made if isinstance(each, Deployment)]
+
+    def _made(self, entry: Entry, weight: float, organization: str) -> Deployment | Wildcard:
         credential = self._credential(entry)
-        for organization in entry.params.organization or [""]:
-            template = self._template(entry, weight, organization)
-            if entry.params.model == "*" and not self._is_bound(entry, credential):
-                self.wildcards.append(self._wildcard_by_name(entry, template))
-                continue
-            provider, model = self._upstream(entry)
-            _check_batch_api(entry, provider)
-            deployment = self._connected(entry, replace(template, provider=provider, model=model), credential)
-            if "*" in entry.name:
-                self.wildcards.append(Wildcard(entry.name, model, {provider: deployment}))
-            else:
-                self.deployments.append(deployment)
+        template = self._template(entry, weight, organization)
+        if entry.params.model == "*" and not self._is_bound(entry, credential):
+            return self._wildcard_by_name(entry, template)
+        provider, model = self._upstream(entry)
+        _check_batch_api(entry, provider)
+        deployment = self._connected(entry, replace(template, provider=provider, model=model), credential)
+        return Wildcard(entry.name, model, {provider: deployment}) if "*" in entry.name else deployment
 
     def _credential(self, entry: Entry) -> Mapping[str, str]:
         name = entry.params.litellm_credential_name
@@ -217,6 +237,17 @@ class _Builder:
             api_base=base,
             credential=shared,
             bucket=fingerprint(shared, deployment.model),
+            terms=self._terms(provider),
+        )
+
+    def _terms(self, provider: str) -> Terms:
+        litellm = self.config.litellm_settings
+        discounts, margins = litellm.cost_discount_config, litellm.cost_margin_config
+        margin = margins.get(provider) or margins.get("global")
+        return Terms(
+            discount=discounts.get(provider, 0.0),
+            margin=margin.percentage if margin else 0.0,
+            fee=margin.fixed_amount if margin else 0.0,
         )
 
     def _key_in_environment(self, provider: str) -> str:
@@ -261,20 +292,37 @@ def _suggestion(name: str) -> str:
     return f"{guess}for a server that speaks OpenAI's API write openai/<model> and api_base"
 
 
-def _prices(entry: Entry) -> Prices:
-    def cost(name: str) -> float | None:
-        own: float | None = getattr(entry.params, name)
-        described: float | None = getattr(entry.info, name)
-        return described if own is None else own
+_TIERED = {
+    "input": "input_cost_per_token",
+    "output": "output_cost_per_token",
+    "cache_read": "cache_read_input_token_cost",
+    "cache_write": "cache_creation_input_token_cost",
+}
+_COSTS = {
+    **_TIERED,
+    "cache_write_1h": "cache_creation_input_token_cost_above_1hr",
+    "reasoning": "output_cost_per_reasoning_token",
+}
+"""LiteLLM's names of costs."""
 
-    return Prices(
-        input=cost("input_cost_per_token"),
-        output=cost("output_cost_per_token"),
-        cache_read=cost("cache_read_input_token_cost"),
-        cache_write=cost("cache_creation_input_token_cost"),
-        cache_write_1h=cost("cache_creation_input_token_cost_above_1hr"),
-        reasoning=cost("output_cost_per_reasoning_token"),
+_TIERS = (128, 200, 272)  # thousands of prompt tokens
+
+
+def _prices(entry: Entry) -> Prices:
+    above = (
+        Tier(number * 1000, **{name: _cost(entry, f"{cost}_above_{number}k_tokens") for name, cost in _TIERED.items()})
+        for number in _TIERS
     )
+    return Prices(
+        **{name: _cost(entry, cost) for name, cost in _COSTS.items()},
+        above=tuple(tier for tier in above if tier != Tier(tier.start)),
+    )
+
+
+def _cost(entry: Entry, name: str) -> float | None:
+    own: float | None = getattr(entry.params, name)
+    described: float | None = getattr(entry.info, name)
+    return described if own is None else own
 
 
 def _with_shared_limits(deployments: Sequence[Deployment]) -> list[Deployment]:

@@ -141,6 +141,14 @@ def build(documents: list[Document], environ: Mapping[str, str], *, lenient: boo
     )
 
 
+def stored_entry(file: str, key: str, written: dict[str, Any], environ: Mapping[str, str]) -> Entry:
+    """An element of `model_list` that stands elsewhere, say in the database; `file` and `key` begin messages about it.
+    `os.environ/NAME` means here what it means in a file. Raises `ConfigError`."""
+    entry = _Reader([Document(file, {})], Resolver(environ, lenient=False)).entry(Document(file, {}), (key,), written)
+    assert entry is not None, "only a lenient reader leaves entries out"
+    return entry
+
+
 class _Reader:
     """Walks the documents, section by section, and remembers what it met and did not use."""
 
@@ -201,10 +209,10 @@ class _Reader:
         return [
             entry
             for document, path, written in self._elements("model_list")
-            if (entry := self._entry(document, path, written)) is not None
+            if (entry := self.entry(document, path, written)) is not None
         ]
 
-    def _entry(self, document: Document, path: _Path, written: dict[str, Any]) -> Entry | None:
+    def entry(self, document: Document, path: _Path, written: dict[str, Any]) -> Entry | None:
         for key, value in written.items():
             if key not in ModelEntry.model_fields:
                 self._unused("model_list", key, value, document.name, (*path, key))

@@ -38,6 +38,9 @@ _BY_TYPE = {
     "model_type": _MAPPING,
     "model_attributes_type": _MAPPING,
     "string_too_short": Expectation("text", '"text"'),
+    "duration": Expectation("a number with s, m, h, d, w or mo", "30d"),
+    "time_zone": Expectation("a time zone of the IANA database", "Europe/Berlin"),
+    "time_of_day": Expectation("a time of day, HH:MM", '"00:00"'),
     "webhook_secret": Expectation(
         "'whsec_' and the base64 of 24 to 64 bytes", "whsec_$(head -c 32 /dev/urandom | base64)"
     ),

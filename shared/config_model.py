@@ -5,7 +5,10 @@ Numbers are lenient about their spelling ("600" is 600), because values often co
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
+
+from shared.windows import Calendar, Duration
 
 
 def _listed(value: Any) -> Any:
@@ -20,13 +23,45 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value  # YAML reads a bare `off` as false
 
 
+def _margin(value: Any) -> Any:
+    return {"percentage": value} if isinstance(value, int | float | str) else value
+
+
+def _duration(text: str) -> str:
+    try:
+        Duration.parse(text)
+    except ValueError as exc:
+        raise PydanticCustomError("duration", "not a duration") from exc
+    return text
+
+
+def _time_zone(name: str) -> str:
+    try:
+        Calendar.of(name)
+    except ValueError as exc:
+        raise PydanticCustomError("time_zone", "not a time zone") from exc
+    return name
+
+
+def _time_of_day(text: str) -> str:
+    try:
+        Calendar.of(reset_time=text)
+    except ValueError as exc:
+        raise PydanticCustomError("time_of_day", "not a time of day") from exc
+    return text
+
+
 Names = Annotated[list[str], BeforeValidator(_listed)]
 """A list of names; a single name may stand without brackets."""
+Addresses = Annotated[list[SecretStr], BeforeValidator(_listed)]
 Rate = Annotated[float | None, Field(gt=0)]
 Seconds = Annotated[float | None, Field(gt=0)]
 Price = Annotated[float | None, Field(ge=0)]
 """Dollars per token."""
+Dollars = Annotated[float | None, Field(ge=0)]
 Count = Annotated[int | None, Field(ge=0)]
+DurationText = Annotated[str, AfterValidator(_duration)] | None
+"""As `shared.windows.Duration` reads it: 30d, 1mo, daily."""
 Fallbacks = list[dict[str, Names]]
 """`[{group: [fallback group, ...]}, ...]`"""
 
@@ -56,6 +91,19 @@ class Costs(Section):
     cache_creation_input_token_cost: Price = None
     cache_creation_input_token_cost_above_1hr: Price = None
     output_cost_per_reasoning_token: Price = None
+    # Of every token of a request whose prompt is longer.
+    input_cost_per_token_above_128k_tokens: Price = None
+    output_cost_per_token_above_128k_tokens: Price = None
+    cache_read_input_token_cost_above_128k_tokens: Price = None
+    cache_creation_input_token_cost_above_128k_tokens: Price = None
+    input_cost_per_token_above_200k_tokens: Price = None
+    output_cost_per_token_above_200k_tokens: Price = None
+    cache_read_input_token_cost_above_200k_tokens: Price = None
+    cache_creation_input_token_cost_above_200k_tokens: Price = None
+    input_cost_per_token_above_272k_tokens: Price = None
+    output_cost_per_token_above_272k_tokens: Price = None
+    cache_read_input_token_cost_above_272k_tokens: Price = None
+    cache_creation_input_token_cost_above_272k_tokens: Price = None
 
 
 class LiteLLMParams(Costs):
@@ -110,6 +158,16 @@ class GeneralSettings(Section):
     disable_logging: bool = False
     disable_spend_logs: bool = False
     max_request_size_mb: Annotated[float | None, Field(gt=0)] = None
+    max_parallel_requests: Annotated[int | None, Field(gt=0)] = None
+    enforce_fallback_model_access: bool = True
+    user_api_key_cache_ttl: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    litellm_key_header_name: str | None = None
+    user_header_name: str | None = None
+    store_model_in_db: bool | None = None
+    store_prompts_in_spend_logs: bool = False
+    maximum_spend_logs_retention_period: DurationText = None
+    alerting: Names = []
+    alert_to_webhook_url: dict[str, Addresses] = Field(default={}, repr=False)
 
 
 class Reliability(Section):
@@ -125,10 +183,43 @@ class Reliability(Section):
     content_policy_fallbacks: Fallbacks = []
 
 
+class KeyBounds(Section):
+    """What keys may be made with at most."""
+
+    max_budget: Dollars = None
+    budget_duration: DurationText = None
+    duration: DurationText = None
+    max_parallel_requests: Count = None
+    tpm_limit: Count = None
+    rpm_limit: Count = None
+
+
+class Margin(Section):
+    """Added to what a provider's answers cost."""
+
+    percentage: Annotated[float, Field(ge=0)] = 0.0
+    """Of the cost: 0.1 is a tenth."""
+    fixed_amount: Annotated[float, Field(ge=0)] = 0.0
+    """Dollars for each request."""
+
+
 class LiteLLMSettings(Reliability):
     drop_params: bool = False
     request_timeout: Seconds = None
     json_logs: bool = False
+    max_budget: Annotated[float, Field(ge=0)] = 0.0
+    budget_duration: DurationText = None
+    max_internal_user_budget: Dollars = None
+    internal_user_budget_duration: DurationText = None
+    max_end_user_budget: Dollars = None
+    max_end_user_budget_id: str | None = None
+    budget_exceeded_status_code: Annotated[int, Field(ge=400, le=499)] = 422
+    timezone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    budget_reset_time: Annotated[str, AfterValidator(_time_of_day)] = ""
+    default_key_generate_params: dict[str, Any] = {}
+    upperbound_key_generate_params: KeyBounds = KeyBounds()
+    cost_discount_config: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    cost_margin_config: dict[str, Annotated[Margin, BeforeValidator(_margin)]] = {}
 
 
 class AliasTarget(Section):

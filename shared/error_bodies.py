@@ -29,8 +29,20 @@ STATUS: dict[str, Form] = {
     errors.UnknownModel.code: Form(400, _BAD),
     errors.NotAuthenticated.code: Form(401, "auth_error"),
     errors.InvalidKey.code: Form(401, "token_not_found_in_db"),
+    errors.KeyBlocked.code: Form(401, "auth_error"),
+    errors.KeyExpired.code: Form(401, "expired_key"),
     errors.PermissionDenied.code: Form(403, "permission_error"),
+    errors.RouteNotAllowed.code: Form(403, "auth_error"),
+    errors.ModelNotAllowed.code: Form(403, "key_model_access_denied"),
+    errors.TeamModelNotAllowed.code: Form(403, "team_model_access_denied"),
+    errors.UserModelNotAllowed.code: Form(403, "user_model_access_denied"),
+    errors.CustomerModelNotAllowed.code: Form(403, "customer_model_access_denied"),
     errors.NotFound.code: Form(404, "not_found_error"),
+    errors.Conflict.code: Form(400, "bad_request_error"),
+    errors.UserExists.code: Form(409, _BAD),
+    errors.AlreadyMember.code: Form(400, "team_member_already_in_team"),
+    errors.BudgetExceeded.code: Form(422, "budget_exceeded"),
+    errors.LimitExceeded.code: Form(429, "rate_limit_error"),
     errors.IdempotencyKeyReused.code: Form(422, _BAD),
     errors.QueueFull.code: Form(429, "rate_limit_error"),
     errors.RateLimited.code: Form(429, "all_deployments_in_cooldown"),
@@ -39,6 +51,7 @@ STATUS: dict[str, Form] = {
     errors.DeadlineExceeded.code: Form(408, "timeout_error", "Timeout"),
     errors.Cancelled.code: Form(499, _BAD),
     errors.Unavailable.code: Form(503, _OURS),
+    errors.NoDatabase.code: Form(503, "no_db_connection"),
     errors.WorkerLost.code: Form(502, _OURS),
     errors.Quarantined.code: Form(500, _OURS),
     errors.CredentialsExhausted.code: Form(502, "upstream_credentials_exhausted"),
@@ -57,8 +70,8 @@ STATUS: dict[str, Form] = {
     errors.UpstreamTimeout.code: Form(408, "timeout_error", "Timeout"),
 }
 
-_PASSED_ON = frozenset({errors.UpstreamAuthentication.code, errors.UpstreamBadRequest.code})
-"""Codes that stand for several statuses of the provider: its own is passed on."""
+_PASSED_ON = frozenset({errors.UpstreamAuthentication.code, errors.UpstreamBadRequest.code, errors.BudgetExceeded.code})
+"""Codes that stand for several statuses: the provider's own is passed on, and that of `budget_exceeded_status_code`."""
 
 
 def status_of(error: AppError) -> int:
@@ -78,7 +91,7 @@ def body_of(error: AppError) -> bytes:
     elif form.exception:
         message = f"litellm.{form.exception}: {message}"
     status = status_of(error)
-    kind = "permission_error" if status == 403 else form.type
+    kind = "permission_error" if status == 403 and form.status != 403 else form.type
     return orjson.dumps({"error": {"message": message, "type": kind, "param": error.param, "code": str(status)}})
 
 

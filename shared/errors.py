@@ -81,10 +81,46 @@ class InvalidKey(AppError):
     code = "invalid_key"
 
 
+class KeyBlocked(InvalidKey):
+    """The key, its team or the customer has been blocked."""
+
+    code = "key_blocked"
+
+
+class KeyExpired(InvalidKey):
+    """The key's time is over."""
+
+    code = "key_expired"
+
+
 class PermissionDenied(AppError):
     """The key is known and may not do this."""
 
     code = "permission_denied"
+
+
+class RouteNotAllowed(PermissionDenied):
+    """The key's `allowed_routes` leave this one out."""
+
+    code = "route_not_allowed"
+
+
+class ModelNotAllowed(PermissionDenied):
+    """The model is not among those of the key; the kinds below say whose list leaves it out."""
+
+    code = "key_model_access_denied"
+
+
+class TeamModelNotAllowed(ModelNotAllowed):
+    code = "team_model_access_denied"
+
+
+class UserModelNotAllowed(ModelNotAllowed):
+    code = "user_model_access_denied"
+
+
+class CustomerModelNotAllowed(ModelNotAllowed):
+    code = "customer_model_access_denied"
 
 
 class NotFound(AppError):
@@ -93,10 +129,52 @@ class NotFound(AppError):
     code = "not_found"
 
 
+class Conflict(AppError):
+    """It exists already, or another has the name that must be unique."""
+
+    code = "conflict"
+
+
+class UserExists(Conflict):
+    """A user has this id or this email already."""
+
+    code = "user_exists"
+
+
+class AlreadyMember(Conflict):
+    """The user is in the team already."""
+
+    code = "team_member_already_in_team"
+
+
 class IdempotencyKeyReused(AppError):
     """The idempotency key belongs to another request of the same caller."""
 
     code = "idempotency_key_reused"
+
+
+# What the caller may use
+
+
+class BudgetExceeded(AppError):
+    """A budget of the key, or of whoever it belongs to, is used up. `retry_after` is the time until it starts anew,
+    None if it never does; `status` is what the operator wants clients to get."""
+
+    code = "budget_exceeded"
+
+
+class LimitExceeded(AppError):
+    """More requests or tokens a minute, or more requests at a time, than the key, or whoever it belongs to, may have.
+    `retry_after` is exact for the first two, and None for what no wait makes possible."""
+
+    code = "limit_exceeded"
+
+    def __init__(self, message: str, *, limit: str = "", resets_at: str = "", **common: Any) -> None:
+        super().__init__(message, **common)
+        self.limit = limit
+        """requests, tokens or max_parallel_requests."""
+        self.resets_at = resets_at
+        """For people: `YYYY-MM-DD HH:MM:SS UTC`."""
 
 
 # Backpressure
@@ -147,6 +225,12 @@ class Unavailable(AppError):
 
     code = "unavailable"
     retryable = True
+
+
+class NoDatabase(Unavailable):
+    """The store is away, and the key is not among those that are remembered."""
+
+    code = "no_db_connection"
 
 
 class WorkerLost(AppError):

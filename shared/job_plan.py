@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared import token_estimates
 from shared.catalog import Catalog
@@ -10,6 +10,7 @@ from shared.chat_request import Envelope
 from shared.errors import InvalidRequest
 from shared.ids import uuid7
 from shared.jobs import FIRST, Job, Lane, Leg
+from shared.model_access import EVERYTHING, Access
 
 ENDPOINTS: Mapping[str, str] = {"/v1/chat/completions": Envelope.endpoint}
 """`Job.endpoint` by the path that batches know it by."""
@@ -18,6 +19,7 @@ BACKGROUND_TIMEOUT = 86_400.0  # seconds until the deadline of a job that nobody
 DEFAULT_RESULT_TTL = 86_400.0  # seconds
 _MOST_TAGS = 50
 _LONGEST_TAG = 200  # characters
+_LONGEST_CUSTOMER = 256  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,10 @@ class Caller:
     user: str = ""
     max_queue_wait: float | None = None
     """Seconds that a request of this key may wait for a worker; None: no limit. Background jobs are exempt."""
+    tags: tuple[str, ...] = field(default=(), compare=False)
+    """Of all its jobs."""
+    access: Access = field(default=EVERYTHING, compare=False, repr=False)
+    """The models that it may call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class Wishes:
     tags: tuple[str, ...] = ()
     vendor_headers: dict[str, str] | None = None
     traceparent: str = ""
+    customer: str = ""
+    """The end user."""
     max_queue_wait: float | None = None
     """Seconds."""
     priority: int = 0
@@ -104,9 +112,18 @@ class JobPlanner:
         wishes: Wishes = NO_WISHES,
         precedence: int = FIRST - 1,
     ) -> Job:
-        """The job for a request, `now` being seconds since the epoch. Raises `UnknownModel`, and `InvalidRequest` for
-        fallbacks that name no model."""
-        route = self.catalog.plan(envelope.model, fallbacks=_fallbacks(envelope), rng=self.rng)
+        """The job for a request, `now` being seconds since the epoch. Raises `UnknownModel`, `ModelNotAllowed`, and
+        `InvalidRequest` for fallbacks that name no model."""
+        access, fallbacks = caller.access, _fallbacks(envelope)
+        model = envelope.model
+        barred: tuple[str, ...] = ()
+        if access is not EVERYTHING:
+            model = access.admit(model, self.catalog)
+            fallbacks = None if fallbacks is None else access.admit_fallbacks(fallbacks, self.catalog)
+        route = self.catalog.plan(model, fallbacks=fallbacks, rng=self.rng)
+        if access is not EVERYTHING:
+            route = access.route(route, self.catalog)
+            barred = access.barred(route, self.catalog)
         plain = wishes is NO_WISHES
         default = self.timeout if plain or not wishes.background else BACKGROUND_TIMEOUT
         timeout = wishes.timeout or envelope.timeout or default
@@ -128,8 +145,10 @@ class JobPlanner:
             published_at=now,
             key=caller.key,
             team=caller.team,
-            user=envelope.user or caller.user,
-            tags=_tags(envelope, wishes),
+            user=caller.user,
+            customer=_customer(envelope, wishes),
+            barred=barred,
+            tags=_tags(envelope, wishes, caller),
             traceparent=wishes.traceparent,
             headers_in=wishes.vendor_headers,
             durable=not plain and wishes.durable,
@@ -148,8 +167,12 @@ class JobPlanner:
 
 def weight(envelope: Envelope, body: bytes) -> int:
     """What a job costs its tenant in the fair order: an estimate of its tokens, at least 1."""
-    limit = envelope.max_completion_tokens or envelope.max_tokens
-    return token_estimates.prompt_tokens(body) + token_estimates.most_output(limit, envelope.n)
+    return token_estimates.prompt_tokens(body) + most_output(envelope)
+
+
+def most_output(envelope: Envelope) -> int:
+    """The most tokens that the answer may have, all choices together."""
+    return token_estimates.most_output(envelope.max_completion_tokens or envelope.max_tokens, envelope.n)
 
 
 def _fallbacks(envelope: Envelope) -> list[str] | None:
@@ -162,10 +185,15 @@ def _fallbacks(envelope: Envelope) -> list[str] | None:
     return [str(name) for name in names]
 
 
-def _tags(envelope: Envelope, wishes: Wishes) -> tuple[str, ...]:
-    if not (envelope.tags or envelope.metadata or wishes.tags):
+def _customer(envelope: Envelope, wishes: Wishes) -> str:
+    name = wishes.customer or envelope.user
+    return name.replace("\0", "")[:_LONGEST_CUSTOMER] if name else ""  # no database keeps a NUL
+
+
+def _tags(envelope: Envelope, wishes: Wishes, caller: Caller) -> tuple[str, ...]:
+    if not (envelope.tags or envelope.metadata or wishes.tags or caller.tags):
         return ()
-    tags = list(envelope.tags or ())
+    tags = [*caller.tags, *(envelope.tags or ())]  # no number of others pushes out the key's own
     if envelope.metadata and isinstance(envelope.metadata.get("tags"), list):
         tags += [str(tag) for tag in envelope.metadata["tags"]]
     tags += wishes.tags

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import orjson
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Lane(StrEnum):
@@ -61,6 +61,13 @@ class Job:
     """SHA-256 of the caller's API key, in hex; empty when the broker runs open."""
     team: str = ""
     user: str = ""
+    """Whom the key belongs to."""
+    customer: str = ""
+    """The end user that the request names: OpenAI's `user`."""
+    accounts: tuple[str, ...] = ()
+    """Ids of the accounts (`shared.accounts`) that were asked when it was admitted; its end frees what it has there."""
+    barred: tuple[str, ...] = ()
+    """Model groups that its key may not call: no worker may add them to the route."""
     tags: tuple[str, ...] = ()
     traceparent: str = ""
     claim: bool = False
@@ -111,6 +118,8 @@ class Job:
         )
         meta["lane"] = Lane(meta["lane"])
         meta["tags"] = tuple(meta["tags"])
+        meta["accounts"] = tuple(meta.get("accounts", ()))
+        meta["barred"] = tuple(meta.get("barred", ()))
         return cls(body=body, **meta)
 
     def without_large_body(self) -> "Job":
@@ -145,6 +154,9 @@ class Usage:
     reasoning: int = 0
     estimated: bool = False
     """The provider did not say; this is our estimate."""
+    tier: str = ""
+    """The service tier that the provider says it served the request at (`flex`, `priority`, `batch`); it has prices of
+    its own. Empty for the standard one."""
 
     @property
     def prompt(self) -> int:
@@ -234,12 +246,19 @@ class Outcome:
     key: str = ""
     team: str = ""
     user: str = ""
+    customer: str = ""
     tags: tuple[str, ...] = ()
     response_id: str = ""
     """The `id` that the client saw."""
+    last: bool = True
+    """As far as is known, no further attempt of the job follows."""
+    request: str = ""
+    """What was asked and, below, answered, for installations that keep prompts; else empty, and not on the wire."""
+    response: str = ""
 
     def to_wire(self) -> bytes:
-        return orjson.dumps(self)
+        wire = orjson.dumps(self)
+        return wire if self.request or self.response else wire.removesuffix(_NO_PAYLOAD) + b"}"
 
     @classmethod
     def from_wire(cls, wire: bytes | dict[str, Any]) -> Self:
@@ -251,3 +270,6 @@ class Outcome:
             return cls(**fields)
         except TypeError:  # a newer version's message: what this one does not know is left out
             return cls(**{name: value for name, value in fields.items() if name in cls.__slots__})
+
+
+_NO_PAYLOAD = b',"request":"","response":""}'

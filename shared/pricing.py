@@ -3,14 +3,15 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from functools import lru_cache
 
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
-from shared.catalog import Deployment, Prices
+from shared.catalog import Deployment
 from shared.jobs import Usage
+from shared.prices import AS_LISTED, PUBLIC, Prices, Terms, Tier
 
 _PER_NANODOLLAR = 10**9
 """Rates are whole numbers of 1e-18 dollars, so that no price per token needs a fraction."""
@@ -101,6 +102,25 @@ class PriceBook:
         `service_tier` is the tier that the answer names (`flex`, `priority`, `fast`) or `batch`; `when` is the time of
         the request, UTC unless aware, by default now.
         """
+        return _billed(self._listed(deployment, usage, service_tier, when), usage, deployment.terms)
+
+    def batch_cost(self, deployment: Deployment, usage: Usage, *, when: datetime | None = None) -> int:
+        """Nano-dollars at the provider's own batch API: by the config's discount, else by the price list if it has
+        prices for batches and the config has none of its own, else half of what a live call costs."""
+        live, batch = (self._find(deployment, tier, when) for tier in (None, "batch"))
+        listed = live != batch and deployment.prices == PUBLIC
+        if listed and deployment.provider_batch_discount is None:
+            return self.cost(deployment, usage, service_tier="batch", when=when)
+        discount = deployment.provider_batch_discount
+        share = 1 - Decimal(str(_BATCH_DISCOUNT if discount is None else discount))
+        return _billed(self._listed(deployment, usage, None, when) * share, usage, deployment.terms)
+
+    def known(self, deployment: Deployment) -> bool:
+        """Whether a cost of 0 means free: false when neither the config nor the price list has the model."""
+        return self._find(deployment, None, None).known
+
+    def _listed(self, deployment: Deployment, usage: Usage, service_tier: str | None, when: datetime | None) -> int:
+        """What the provider takes, in 1e-18 dollars."""
         schedule = self._find(deployment, service_tier, when)
         prompt = max(0, usage.prompt)
         rates = next(rates for start, rates in schedule.tiers if prompt > start)
@@ -113,24 +133,7 @@ class PriceBook:
             + (usage.output - reasoning) * rates.output
             + reasoning * rates.reasoning
         )
-        if prompt or usage.output:
-            total += schedule.request
-        return (total + _PER_NANODOLLAR // 2) // _PER_NANODOLLAR
-
-    def batch_cost(self, deployment: Deployment, usage: Usage, *, when: datetime | None = None) -> int:
-        """Nano-dollars at the provider's own batch API: by the config's discount, else by the price list if it has
-        prices for batches and the config has none of its own, else half of what a live call costs."""
-        live, batch = (self._find(deployment, tier, when) for tier in (None, "batch"))
-        listed = live != batch and deployment.prices == Prices()
-        if listed and deployment.provider_batch_discount is None:
-            return self.cost(deployment, usage, service_tier="batch", when=when)
-        discount = deployment.provider_batch_discount
-        share = 1 - Decimal(str(_BATCH_DISCOUNT if discount is None else discount))
-        return int((self.cost(deployment, usage, when=when) * share).to_integral_value(ROUND_HALF_UP))
-
-    def known(self, deployment: Deployment) -> bool:
-        """Whether a cost of 0 means free: false when neither the config nor the price list has the model."""
-        return self._find(deployment, None, None).known
+        return total + schedule.request if prompt or usage.output else total
 
     def _find(self, deployment: Deployment, service_tier: str | None, when: datetime | None) -> _Schedule:
         return self._schedule(
@@ -143,6 +146,15 @@ class PriceBook:
         )
 
 
+def _billed(listed: int | Decimal, usage: Usage, terms: Terms) -> int:
+    """Nano-dollars, rounded to the nearest. `listed` is in 1e-18 dollars."""
+    if terms != AS_LISTED:
+        listed *= (1 - Decimal(str(terms.discount))) * (1 + Decimal(str(terms.margin)))
+        if usage.total:
+            listed += Decimal(str(terms.fee)) * 10**18
+    return int((listed + _PER_NANODOLLAR // 2) // _PER_NANODOLLAR)
+
+
 def _utc(when: datetime) -> datetime:
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when
 
@@ -152,16 +164,26 @@ def _schedule(
 ) -> _Schedule:
     found = _look_up(provider, model, base_model)
     public = ModelPrice() if found is None else _prices(*found, service_tier, minute)
-    own = {name: price for name in _CLASSES if (price := getattr(custom, name)) is not None}
-    starts = {
+    starts = {tier.start for tier in custom.above} | {
         tier.start for price in public.__dict__.values() if isinstance(price, TieredPrices) for tier in price.tiers
     }
-    fee = None if own else public.__dict__.get("requests_kcount")
+    fee = None if custom != PUBLIC else public.__dict__.get("requests_kcount")
     return _Schedule(
-        tiers=tuple((start, _rates(own, public, start)) for start in (*sorted(starts, reverse=True), -1)),
+        tiers=tuple(
+            (start, _rates(_own(custom, start), public, start)) for start in (*sorted(starts, reverse=True), -1)
+        ),
         request=int(fee * 10**15) if isinstance(fee, Decimal) else 0,
-        known=found is not None or bool(own) or provider in _FREE_PROVIDERS,
+        known=found is not None or custom != PUBLIC or provider in _FREE_PROVIDERS,
     )
+
+
+def _own(custom: Prices, start: int) -> dict[str, float]:
+    """The config's prices by class, for prompts longer than `start`."""
+    own: dict[str, float] = {}
+    reached: list[Prices | Tier] = [custom, *(tier for tier in custom.above if tier.start <= start)]
+    for each in reached:
+        own |= {name: price for name in _CLASSES if (price := getattr(each, name, None)) is not None}
+    return own
 
 
 def _look_up(provider: str, model: str, base_model: str) -> tuple[Provider, ModelInfo] | None:

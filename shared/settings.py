@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.config import Config
 from shared.config_errors import expectation, shown
 from shared.errors import ConfigError
+from shared.management import Management, management
 from shared.webhooks import is_secret
 
 MEGABYTE = 1024 * 1024
@@ -94,6 +95,10 @@ class Settings(BaseSettings):
     """Signs webhooks; none are sent without it."""
     webhook_allow_private: bool = _variable("HEADRACE_WEBHOOK_ALLOW_PRIVATE", default=False)
     """Webhooks may go to private, loopback and link-local addresses."""
+    slack_webhook_url: SecretStr | None = _variable("SLACK_WEBHOOK_URL", default=None)
+    """Where `alerting: [slack]` sends alerts."""
+    alert_webhook_url: SecretStr | None = _variable("WEBHOOK_URL", default=None)
+    """Where `alerting: [webhook]` sends them."""
 
     log_level: LogLevel = _variable("HEADRACE_LOG_LEVEL", "LITELLM_LOG", default="info")
     log_format: LogFormat = _variable("HEADRACE_LOG_FORMAT", default="auto")
@@ -102,6 +107,21 @@ class Settings(BaseSettings):
     """No log line for each request."""
     disable_spend_logs: bool = _variable("HEADRACE_DISABLE_SPEND_LOGS", default=False)
     """The ledger is not written."""
+    store_model_in_db: bool = _variable("HEADRACE_STORE_MODEL_IN_DB", "STORE_MODEL_IN_DB", default=False)
+    """Models may be added and changed while Headrace runs."""
+
+    _management: Management = PrivateAttr(default=Management())
+
+    @property
+    def management(self) -> Management:
+        """What the config says about keys and budgets."""
+        return self._management
+
+    def managed(self, management: Management) -> Self:
+        """A copy with this."""
+        copy = self.model_copy()
+        copy._management = management
+        return copy
 
     @property
     def queue_url(self) -> str:
@@ -175,7 +195,10 @@ def resolve(settings: Settings, config: Config) -> Settings:
         filled["redis_url_given"] = router.redis_url
         filled |= {name: getattr(router, name) for name in _REDIS if name in router.model_fields_set}
 
-    settings = settings.with_defaults(filled)
+    if general.store_model_in_db is not None:
+        filled["store_model_in_db"] = general.store_model_in_db
+
+    settings = settings.with_defaults(filled).managed(management(general, config.litellm_settings))
     if general.max_request_size_mb is not None:
         settings = settings.model_copy(update={"max_body_bytes": int(general.max_request_size_mb * MEGABYTE)})
     return settings

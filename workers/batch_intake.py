@@ -11,13 +11,14 @@ from dataclasses import replace
 
 import structlog
 
+from broker.policies import PolicyCache
 from broker.records import BatchQuery, BatchRecord, BatchStatus, JobRecord, Progress
 from broker.store_interfaces import Store
 from shared import metrics
 from shared.batch_rules import LONGEST_LINE, MOST_LINES
 from shared.catalog import Catalog
 from shared.clock import Clock
-from shared.errors import InvalidRequest, NotFound, UnknownModel
+from shared.errors import InvalidKey, InvalidRequest, ModelNotAllowed, NotFound, UnknownModel
 from shared.ids import uuid7
 from shared.job_plan import ENDPOINTS, Caller, JobPlanner, weight
 from shared.jobs import Ending, Job, JobState, Lane
@@ -47,15 +48,18 @@ class BatchIntake:
         clock: Clock,
         on_ready: Callable[[], None] = lambda: None,
         before_release: Callable[[BatchRecord], Awaitable[None]] | None = None,
+        policies: PolicyCache | None = None,
     ) -> None:
         """`before_release` is awaited when all lines of a batch are in the store and none may run yet; it may be called
-        again for the same batch. `on_ready` is called when lines may be released."""
+        again for the same batch. `on_ready` is called when lines may be released. `policies` say which models the
+        batch's key may call; without them, all."""
         self._batches = store.batches
         self._files = store.files
         self._catalog = catalog
         self._clock = clock
         self._on_ready = on_ready
         self._before_release = before_release
+        self._policies = policies
         self._planner = JobPlanner(catalog, random.Random(), reply_to="", timeout=0.0)
 
     async def round(self) -> float:
@@ -175,8 +179,9 @@ class BatchIntake:
 
     async def _records(self, batch: BatchRecord, chunk: Sequence[Line]) -> list[JobRecord]:
         records = []
+        owner = await self._owner(batch)
         for count, line in enumerate(chunk, 1):
-            records.append(self._record(batch, line))
+            records.append(self._record(batch, line, owner))
             if count % _TURN == 0:
                 await asyncio.sleep(0)
         ids = [record.custom_id for record in records if record.custom_id]
@@ -188,15 +193,26 @@ class BatchIntake:
                 known.add(record.custom_id)
         return records
 
-    def _record(self, batch: BatchRecord, line: Line) -> JobRecord:
+    async def _owner(self, batch: BatchRecord) -> Caller:
+        owner = Caller(key=batch.owner, team=_team(batch), user=batch.user)
+        if self._policies is None:
+            return owner
+        try:
+            policy = await self._policies.look_up(batch.owner)
+        except InvalidKey:
+            return owner  # when its lines are released, the feeder says of each why it cannot run
+        return replace(owner, tags=policy.tags, access=policy.access)
+
+    def _record(self, batch: BatchRecord, line: Line, owner: Caller) -> JobRecord:
         try:
             request = batch_line.parse(line.text, batch.endpoint)
-            owner = Caller(key=batch.owner, team=_team(batch), user=batch.user)
             job = self._planner.job(request.envelope, request.body, owner, self._clock.now())
         except BadLine as bad:
             return self._bad(batch, line, bad)
         except UnknownModel as error:
             return self._bad(batch, line, BadLine("model_not_found", error, request.custom_id))
+        except ModelNotAllowed as error:
+            return self._bad(batch, line, BadLine(error.code, error, request.custom_id))
         except InvalidRequest as error:  # fallbacks that name no model
             return self._bad(batch, line, BadLine("invalid_request", error, request.custom_id))
         return JobRecord(

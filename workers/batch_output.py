@@ -16,6 +16,7 @@ from shared.batch_rules import DEFAULT_EXPIRY
 from shared.clock import Clock
 from shared.errors import AppError, Cancelled, DeadlineExceeded
 from shared.jobs import Ending, JobState
+from workers.checkout import Checkout
 
 IDLE = 1.0  # seconds between looks while no batch is unfinished
 BUSY = 0.5
@@ -53,6 +54,7 @@ class BatchOutput:
         self._files = backends.store.files
         self._log = backends.log
         self._clock = clock
+        self._checkout = Checkout(backends.accounts)
         self._winding_up: dict[str, _WindingUp] = {}
 
     async def round(self) -> float:
@@ -129,10 +131,12 @@ class BatchOutput:
         """End lines in the store; a worker's own ending, should it still come, no longer counts."""
         while True:
             query = JobQuery(batch_id=batch.id, states=states, limit=_PAGE)
-            ids = [record.job.id for record in await self._jobs.find(query)]
+            jobs = [record.job for record in await self._jobs.find(query)]
+            ids = [job.id for job in jobs]
             now = self._clock.now()
             ended = await self._jobs.end([_ending(id, state, now) for id in ids]) if ids else []
             await self._tell_workers(ids)
+            await self._checkout.all_abandoned(jobs)
             if len(ids) < _PAGE or not ended:
                 return
 

@@ -9,6 +9,7 @@ import structlog
 from broker.interfaces import JobQueue
 from broker.records import JobRecord
 from broker.store_interfaces import Store
+from shared.accounts import charged
 from shared.clock import Clock
 from shared.errors import AppError, QueueFull, Unavailable
 from shared.jobs import JobState
@@ -24,8 +25,8 @@ class Dispatched:
     """What became of jobs that were to be put on their lanes."""
 
     confirmed: int
-    refused: int
-    """Back in the state `queued`: their lane was full, or the queue did not answer."""
+    refused: frozenset[str]
+    """Ids of those that are back in the state `queued`: their lane was full, or the queue did not answer."""
 
 
 class Dispatch:
@@ -64,11 +65,13 @@ class Dispatch:
                 suspect=record.job.id in again,
                 attempt=max(record.job.attempt, last.get(record.job.id, 0) + 1),
             )
+            if suspect and not job.accounts:  # who released it knew them, and the row does not: its end asks all
+                job = replace(job, accounts=tuple(charged(job)))
             confirms[job.id] = self._queue.publish(job.without_large_body())
         confirmed, refused = await self._confirmed(confirms)
         await self._move(confirmed, JobState.DISPATCHED)
         await self._move(refused, JobState.QUEUED)
-        return Dispatched(len(confirmed), len(refused))
+        return Dispatched(len(confirmed), frozenset(refused))
 
     async def _confirmed(self, confirms: dict[str, "asyncio.Future[None]"]) -> tuple[list[str], list[str]]:
         """The ids that the queue has, and those that it refused. What it says nothing of is in neither."""

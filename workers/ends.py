@@ -3,6 +3,8 @@
 The last event goes to the client. A durable job's ending goes to the outcomes queue too, in one message with the row of
 its last attempt, and it goes there first: once it is on its way, followers need not wait for the confirm, but the
 delivery's ack must. A log that is away does not undo a durable job's end: its followers read the store then.
+
+Last, and beside the rest, the job gives back what it holds in its accounts.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ from shared import errors
 from shared.errors import AppError, Unavailable
 from shared.events import Event
 from shared.jobs import Status
+from workers.checkout import Checkout
 from workers.outcomes import OutcomeWriter
 from workers.reports import Reports
 from workers.run import Run, to_the_end
@@ -21,15 +24,17 @@ from workers.run import Run, to_the_end
 class Ends:
     """Each method raises `Unavailable` when one of our servers is away for longer than it can wait."""
 
-    def __init__(self, log: EventLog, reports: Reports, outcomes: OutcomeWriter) -> None:
+    def __init__(self, log: EventLog, reports: Reports, outcomes: OutcomeWriter, checkout: Checkout) -> None:
         self._log = log
         self._reports = reports
         self._outcomes = outcomes
+        self._checkout = checkout
 
-    def book(self, run: Run, status: Status, error: AppError | None = None) -> None:
-        """Write the attempt's row, if it went upstream. It is safe after `record`, or after the job's end."""
+    def book(self, run: Run, status: Status, error: AppError | None = None, *, last: bool = True) -> None:
+        """Write the attempt's row, if it went upstream; `last` unless another attempt follows. It is safe after
+        `record`, or after the job's end."""
         if run.attempt is not None and run.attempt.dispatched and run.outcome is None:
-            run.outcome = self._reports.outcome(run.attempt, status, error)
+            run.outcome = self._reports.outcome(run.attempt, status, error, last=last)
 
     async def record(self, run: Run) -> None:
         """The row is safe when this returns."""
@@ -40,7 +45,7 @@ class Ends:
     async def completed(self, run: Run, body: bytes) -> None:
         """The answer leaves. `confirmed` must follow."""
         assert run.attempt is not None
-        outcome = run.outcome or self._reports.outcome(run.attempt, Status.SUCCESS)
+        outcome = run.outcome or self._reports.outcome(run.attempt, Status.SUCCESS, answer=body)
         event = self._reports.completed(run.attempt, outcome, body)
         if run.job.durable:
             run.outcome = outcome
@@ -48,6 +53,7 @@ class Ends:
         else:
             await self._log.emit(run.job.reply_to, [event])
             run.outcome = outcome  # not before: an answer that could not leave is a failure on the bill
+            self.release(run)
         run.answered = True
 
     async def confirmed(self, run: Run) -> None:
@@ -67,6 +73,7 @@ class Ends:
             await to_the_end(self._fail(run, event))
         else:
             await self._log.emit(run.job.reply_to, [event])
+            self.release(run)
         run.concluded = True
 
     async def cancelled(self, run: Run) -> None:
@@ -74,8 +81,14 @@ class Ends:
         if run.job.durable:
             await self.failed(run, errors.Cancelled("The job was cancelled."))
         else:
+            self.release(run)
             await self.record(run)
         run.concluded = True
+
+    def release(self, run: Run) -> None:
+        """The job's life is over: its accounts hear of it, once, and nobody waits for them."""
+        if run.checkout is None:
+            run.checkout = self._checkout.start(run.job, run.rows)
 
     async def _fail(self, run: Run, event: Event) -> None:
         if run.ending is None:
@@ -88,6 +101,7 @@ class Ends:
             self._send(run)
         with suppress(Unavailable):
             await self._log.emit(run.job.reply_to, [event])
+        self.release(run)
 
     def _send(self, run: Run) -> None:
         rows = [] if run.outcome is None or run.recorded else [run.outcome]

@@ -58,6 +58,12 @@ class FairOrder:
         self._starts[tenant] = start + weight
         self._enqueue(tenant)
 
+    def returned(self, tenant: str, weight: float) -> None:
+        """A job of a waiting tenant that had been released did not go after all: it owes nothing for it, and has saved
+        nothing up."""
+        self._starts[tenant] = max(self._starts[tenant] - weight, self._virtual)
+        self._enqueue(tenant)
+
     def __len__(self) -> int:
         """Tenants that are remembered."""
         return len(self._starts) + len(self._debts)

@@ -8,14 +8,16 @@ import structlog
 
 from broker.backends import Backends
 from broker.interfaces import LaneStats
-from broker.records import Flow
+from broker.records import Flow, JobRecord
 from shared import lane_reports, metrics
 from shared.clock import Clock
+from shared.errors import Unavailable
 from shared.jobs import JobState, Lane
 from shared.lane_reports import LaneReport, lane_id
 from workers.dispatch import Dispatch, Dispatched
 from workers.lane_feed import LaneFeed
 from workers.lease import Lease
+from workers.line_gate import LineGate
 
 IDLE = 0.5  # seconds between looks while nothing is queued, or nothing may go
 _FLOWS_AGE = 0.25  # seconds after which the store is asked again who has jobs
@@ -30,12 +32,14 @@ log = structlog.get_logger(__name__)
 class Feeder:
     """Run by one process at a time, the one that has the lease."""
 
-    def __init__(self, backends: Backends, clock: Clock, lease: Lease) -> None:
+    def __init__(self, backends: Backends, clock: Clock, lease: Lease, gate: LineGate | None = None) -> None:
+        """Without a `gate` nobody has limits."""
         self._jobs = backends.store.jobs
         self._queue = backends.queue
         self._log = backends.log
         self._clock = clock
         self._lease = lease
+        self._gate = gate
         self._dispatch = Dispatch(backends.store, backends.queue, clock)
         self._lanes: dict[str, LaneFeed] = {}
         self._flows_at = float("-inf")
@@ -84,7 +88,7 @@ class Feeder:
         if refused:
             lane.forget()
             return IDLE
-        return 0.0 if left else lane.pace.wait
+        return 0.0 if left else lane.wait
 
     async def _fill(self, lane: LaneFeed, room: int) -> tuple[int, int]:
         """Release that many jobs, or all there are. While a step is on its way to the queue and back, the next one is
@@ -99,9 +103,9 @@ class Feeder:
                 if not chosen:
                     room = 0
                     break
-                room -= len(chosen)
-                taken = await self._dispatch.take(chosen, JobState.QUEUED)
-                steps.append(asyncio.create_task(self._dispatch.publish(taken), name="publish"))
+                taken = await self._take(await self._admit(lane, chosen))
+                room -= len(taken)
+                steps.append(asyncio.create_task(self._publish(taken), name="publish"))
                 await lane.read_ahead()
                 if len(steps) == _STEPS:
                     refused += self._note(lane, await asyncio.shield(steps[0]))
@@ -113,11 +117,46 @@ class Feeder:
             await _finish(steps)
         return room, refused
 
+    async def _admit(self, lane: LaneFeed, chosen: Sequence[JobRecord]) -> list[JobRecord]:
+        """Those that their keys let go now, as they should go."""
+        if self._gate is None:
+            return list(chosen)
+        try:
+            found = await self._gate.sort(chosen)
+        except Unavailable:
+            lane.dropped(chosen)
+            lane.forget()
+            raise
+        lane.dropped(found.ended)
+        for tenant, held in found.held.items():
+            lane.hold(tenant, held.records, held.seconds)
+        return found.go
+
+    async def _take(self, admitted: Sequence[JobRecord]) -> list[JobRecord]:
+        taken: list[JobRecord] = []
+        try:
+            taken = await self._dispatch.take(admitted, JobState.QUEUED)
+        finally:
+            if len(taken) < len(admitted):  # they were cancelled meanwhile, or the store is away
+                went = {record.job.id for record in taken}
+                await self._give_back([record for record in admitted if record.job.id not in went])
+        return taken
+
+    async def _publish(self, taken: Sequence[JobRecord]) -> Dispatched:
+        step = await self._dispatch.publish(taken)
+        if step.refused:
+            await self._give_back([record for record in taken if record.job.id in step.refused])
+        return step
+
+    async def _give_back(self, records: Sequence[JobRecord]) -> None:
+        if self._gate is not None:
+            await self._gate.leave(records)
+
     def _note(self, lane: LaneFeed, step: Dispatched) -> int:
         """How many jobs the queue refused."""
         lane.pace.put(step.confirmed)
         metrics.LINES_RELEASED.labels(lane.provider).inc(step.confirmed)
-        return step.refused
+        return len(step.refused)
 
     def _complain(self, providers: Collection[str]) -> None:
         for provider in set(providers) - self._unknown:

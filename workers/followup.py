@@ -85,15 +85,16 @@ class FollowUp:
     def _with_special_fallbacks(self, job: Job, error: AppError) -> Job:
         """Groups that the config names for exactly this error come before the general fallbacks."""
         group, here = job.current.group, job.leg + 1
-        tried = {leg.group for leg in job.route[:here]}  # or two groups that name each other would never end
+        # Not those that the key may not call, and none twice: two groups that name each other would never end.
+        barred = {*job.barred, *(leg.group for leg in job.route[:here])}
         if isinstance(error, errors.UpstreamContextWindowExceeded):
             legs = self._catalog.legs_for(self._catalog.context_window_fallbacks(group))
-            named = tuple(leg for leg in legs if leg.group not in tried)
+            named = tuple(leg for leg in legs if leg.group not in barred)
             return replace(job, route=(*job.route[:here], *named, *job.route[here:])) if named else job
         if isinstance(error, errors.UpstreamContentPolicy):
             # A refusal is not routed around, unless the config says where to.
             legs = self._catalog.legs_for(self._catalog.content_policy_fallbacks(group))
-            named = tuple(leg for leg in legs if leg.group not in tried)
+            named = tuple(leg for leg in legs if leg.group not in barred)
             return replace(job, route=(*job.route[:here], *named))
         return job
 

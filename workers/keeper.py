@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import structlog
+from pydantic import SecretStr
 
+from broker import gate
 from broker.backends import Backends
 from shared import metrics
 from shared.catalog import Catalog
@@ -14,12 +17,19 @@ from shared.clock import Clock
 from shared.errors import Unavailable
 from shared.ids import uuid7
 from shared.settings import Settings
+from shared.windows import Duration
+from workers.alert_delivery import Messenger, targets
+from workers.alerts import Alerts
 from workers.batch_intake import BatchIntake
 from workers.batch_output import BatchOutput
+from workers.charges import Charges
+from workers.checkout import Checkout
 from workers.feeder import Feeder
 from workers.lease import Lease
+from workers.line_gate import LineGate
 from workers.provider_batches.consigner import Consigner
 from workers.provider_batches.driver import ProviderBatches
+from workers.provider_batches.results import Results
 from workers.purge import Purge
 from workers.reaper import Reaper
 from workers.recorder import Recorder
@@ -28,7 +38,7 @@ from workers.undertaker import Undertaker
 from workers.upstream import Upstream
 from workers.webhooks import WebhookSender
 
-PARTS = ("recorder", "feeder", "batches", "provider-batches", "reaper", "webhooks", "dead")
+PARTS = ("recorder", "feeder", "batches", "provider-batches", "reaper", "webhooks", "alerts", "dead")
 
 _FEEDER_TTL = 6.0  # seconds; while nobody has this lease batches stand still
 _TTL = 15.0  # seconds, of the other leases
@@ -70,7 +80,13 @@ class Keeper:
         self._parts = frozenset(parts)
         self._began = surroundings.clock.now()
         self._holder = "embedded" if surroundings.volatile else uuid7()
+        self._charges = Charges(surroundings.backends.accounts)
         self._feeding: Rounds | None = None
+
+    @cached_property
+    def _gate(self) -> gate.Gate:
+        around = self._surroundings
+        return gate.make(around.backends, around.catalog, around.settings, around.clock)
 
     async def run(self) -> None:
         """Until cancelled; may be run once."""
@@ -100,6 +116,7 @@ class Keeper:
             "provider-batches": self._provider_batches,
             "reaper": self._reaper,
             "webhooks": self._webhooks,
+            "alerts": self._alerts,
             "dead": self._dead_letters,
         }
         return {name: run for part in PARTS if part in self._parts for name, run in makers[part]().items()}
@@ -108,20 +125,27 @@ class Keeper:
         backends = self._surroundings.backends
 
         async def run() -> None:
-            await Recorder(backends.queue, backends.store, on_recorded=lambda new, _: metrics.RECORDED.inc(new)).run()
+            await Recorder(
+                backends.queue,
+                backends.store,
+                charges=self._charges,
+                on_recorded=lambda new, _: metrics.RECORDED.inc(new),
+            ).run()
 
-        return {"recorder": lambda: _going_on("recorder", run)}
+        return {"recorder": lambda: _going_on("recorder", run), "charges": self._charges.run}
 
     def _feeder(self) -> dict[str, _Run]:
         around = self._surroundings
         lease = self._lease("feeder", _FEEDER_TTL)
-        self._feeding = Rounds("feeder", Feeder(around.backends, around.clock, lease).round, lease)
+        line_gate = LineGate(self._gate, around.backends.store.jobs, around.clock)
+        self._feeding = Rounds("feeder", Feeder(around.backends, around.clock, lease, line_gate).round, lease)
         return {"feeder": self._feeding.run}
 
     def _batches(self) -> dict[str, _Run]:
         around = self._surroundings
         store, catalog, clock = around.backends.store, around.catalog, around.clock
-        intake = BatchIntake(store, catalog, clock, self._wake_feeder, Consigner(store, catalog, clock).consign)
+        consign = Consigner(store, catalog, clock).consign
+        intake = BatchIntake(store, catalog, clock, self._wake_feeder, consign, self._gate.policies)
         output = BatchOutput(around.backends, around.clock)
         return {
             "batch intake": Rounds("batch intake", intake.round, self._lease("intake", _TTL)).run,
@@ -131,22 +155,28 @@ class Keeper:
     def _provider_batches(self) -> dict[str, _Run]:
         around = self._surroundings
         lease = self._lease("provider-batches", _TTL)
-        keep_ledger = not around.settings.disable_spend_logs
+        results = Results(
+            around.backends.store, around.catalog, around.clock,
+            charges=self._charges, keep_ledger=not around.settings.disable_spend_logs,
+            keep_prompts=around.settings.management.store_prompts_in_spend_logs,
+        )  # fmt: skip
 
         async def run() -> None:
             async with Upstream() as upstream:
                 driver = ProviderBatches(
                     around.backends.store, around.catalog, around.clock, upstream,
-                    keep_ledger=keep_ledger, held=lambda: lease.held,
+                    results=results, held=lambda: lease.held,
                 )  # fmt: skip
                 await Rounds("provider batches", driver.round, lease).run()
 
-        return {"provider batches": run}
+        return {"provider batches": run, "charges": self._charges.run}
 
     def _reaper(self) -> dict[str, _Run]:
         around = self._surroundings
         reaper = Reaper(around.backends, around.clock)
-        purge = Purge(around.backends.store, around.clock)
+        period = around.settings.management.maximum_spend_logs_retention_period
+        retention = Duration.parse(period).seconds if period else None
+        purge = Purge(around.backends.store, around.clock, retention=retention)
         return {
             "reaper": Rounds("reaper", reaper.round, self._lease("janitor", _TTL)).run,
             "purge": Rounds("purge", purge.round, self._lease("purge", 3 * _TTL)).run,
@@ -168,9 +198,24 @@ class Keeper:
 
         return {"webhooks": lambda: _going_on("webhooks", run)}
 
+    def _alerts(self) -> dict[str, _Run]:
+        around, settings = self._surroundings, self._surroundings.settings
+        told = targets(
+            settings.management.alerting,
+            settings.management.alert_to_webhook_url,
+            _plain(settings.slack_webhook_url),
+            _plain(settings.alert_webhook_url),
+        )
+        if not told:
+            return {}
+        messenger = Messenger(told, secret=_plain(settings.webhook_secret))
+        alerts = Alerts(around.backends.store, around.clock, settings.management.calendar, messenger)
+        return {"alerts": Rounds("alerts", alerts.round, self._lease("alerts", _TTL)).run}
+
     def _dead_letters(self) -> dict[str, _Run]:
         around = self._surroundings
-        undertaker = Undertaker(around.backends.queue, around.backends.store, around.clock)
+        checkout = Checkout(around.backends.accounts)
+        undertaker = Undertaker(around.backends.queue, around.backends.store, around.clock, checkout=checkout)
         return {"dead letters": lambda: _going_on("dead letters", undertaker.run)}
 
     def _wake_feeder(self) -> None:
@@ -179,6 +224,10 @@ class Keeper:
 
     def _lease(self, name: str, ttl: float) -> Lease:
         return Lease(self._surroundings.backends.store, name, self._holder, self._surroundings.clock, ttl=ttl)
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
 
 
 async def _going_on(name: str, run: _Run, *, once: bool = False) -> None:

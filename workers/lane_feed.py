@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from broker.records import JobRecord
@@ -41,6 +41,8 @@ class LaneFeed:
         self._clock = clock
         self._order = FairOrder()
         self._tenants: set[str] = set()
+        self._held: dict[str, float] = {}
+        """Until when (monotonic seconds) tenants wait that are at a limit."""
         self._pages: dict[str, _Page] = {}
         self._mean_bytes = 0.0
         self._step = 0
@@ -48,7 +50,7 @@ class LaneFeed:
     def waiting(self, tenants: Collection[str]) -> None:
         """These tenants have queued jobs for the lane, and no others."""
         self._tenants = set(tenants)
-        self._order.waiting(self._tenants)
+        self._line_up()
         self._pages = {tenant: page for tenant, page in self._pages.items() if tenant in self._tenants}
 
     def forget(self) -> None:
@@ -59,6 +61,8 @@ class LaneFeed:
         """At most `limit` jobs, in the order in which they should go. Fewer when that order asks for a page that is not
         there yet; none when nothing is queued."""
         self._step = limit
+        if self._held:
+            self._line_up()
         await self._read([tenant for tenant in self._soon() if not self._usable(tenant)])
         chosen: list[JobRecord] = []
         while len(chosen) < limit and (tenant := self._order.next()) is not None:
@@ -75,6 +79,30 @@ class LaneFeed:
             self._order.released(tenant, record.weight)
             chosen.append(record)
         return chosen
+
+    def hold(self, tenant: str, records: Sequence[JobRecord], seconds: float) -> None:
+        """The tenant waits for so long; these of its jobs were chosen just now and go first then."""
+        self.dropped(records)
+        now = self._clock.monotonic()
+        page = self._pages.setdefault(tenant, _Page(deque(), now, last=False))
+        page.jobs.extendleft(reversed(records))
+        self._tenants.add(tenant)
+        self._held[tenant] = now + seconds
+        self._line_up()
+
+    def dropped(self, records: Iterable[JobRecord]) -> None:
+        """These were chosen just now and do not go: they cost their tenants nothing."""
+        for record in records:
+            if record.job.tenant not in self._tenants:  # its last job was chosen
+                self._tenants.add(record.job.tenant)
+                self._line_up()
+            self._order.returned(record.job.tenant, record.weight)
+
+    @property
+    def wait(self) -> float:
+        """Seconds until the next look at the lane."""
+        now = self._clock.monotonic()
+        return min([self.pace.wait, *(max(until - now, 0.0) for until in self._held.values())])
 
     async def read_ahead(self) -> None:
         """Have the next pages ready. What was chosen must have left the store's queue already."""
@@ -111,7 +139,14 @@ class LaneFeed:
         """Its last job went; should more have come since, the next `waiting` says so."""
         self._tenants.discard(tenant)
         self._pages.pop(tenant, None)
-        self._order.waiting(self._tenants)
+        self._line_up()
+
+    def _line_up(self) -> None:
+        """Those that may go have their turns."""
+        if self._held:
+            now = self._clock.monotonic()
+            self._held = {each: until for each, until in self._held.items() if until > now and each in self._tenants}
+        self._order.waiting(self._tenants - self._held.keys())
 
     def _size(self) -> int:
         """Jobs to read at a time."""

@@ -11,7 +11,7 @@ from shared.jobs import Ending, Outcome
 
 _GATHER = 0.02  # seconds; nobody waits for it but the job's ack, and each message costs RabbitMQ a write to disk
 _LARGEST = 200  # jobs in one message
-_LARGEST_BYTES = 1024 * 1024  # of answers in one message, unless a single one is larger
+_LARGEST_BYTES = 1024 * 1024  # of answers and prompts in one message, unless a single one is larger
 _PATIENCE = 120.0  # seconds that outcomes are kept for a queue that is away; their jobs keep their slots meanwhile
 _RETRY = 1.0  # seconds
 
@@ -31,15 +31,15 @@ class OutcomeWriter:
 
     def __init__(self, queue: JobQueue, *, keep: bool = True) -> None:
         self._queue = queue
-        self._keep = keep
+        self.keeps = keep
         self._waiting: list[_Entry] = []
-        self._bytes = 0  # of answers in `_waiting`
+        self._bytes = 0  # of answers and prompts in `_waiting`
         self._timer: asyncio.TimerHandle | None = None
 
     async def record(self, *outcomes: Outcome, ending: Ending | None = None) -> None:
         """Return when the queue has taken responsibility for all of them, in one message. Raises `Unavailable` after
         `_PATIENCE`."""
-        if self._keep or ending is not None:
+        if self.keeps or ending is not None:
             await self.put(*outcomes, ending=ending)
         else:
             _count(outcomes)
@@ -48,10 +48,11 @@ class OutcomeWriter:
         """As `record`, for a caller who has something to do before the confirm."""
         _count(outcomes)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        size = len(ending.answer) if ending is not None else 0
+        size = sum(len(each.request) + len(each.response) for each in outcomes) if self.keeps else 0
+        size += len(ending.answer) if ending is not None else 0
         if self._bytes and self._bytes + size > _LARGEST_BYTES:
             self._flush()
-        self._waiting.append(_Entry(outcomes if self._keep else (), ending, done))
+        self._waiting.append(_Entry(outcomes if self.keeps else (), ending, done))
         self._bytes += size
         if len(self._waiting) >= _LARGEST or self._bytes >= _LARGEST_BYTES:
             self._flush()

@@ -1,39 +1,40 @@
 """The life of one job in a worker, top to bottom."""
 
 import asyncio
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
-from broker.interfaces import Candidate, Consumer, Delivery, EventLog, Grant, JobQueue, Limiter, Limits
+from broker.account_interfaces import Accounts
+from broker.interfaces import Consumer, Delivery, EventLog, Grant, JobQueue, Limiter
 from broker.store_interfaces import Store
-from shared import errors, token_estimates
-from shared.catalog import Catalog, Deployment
+from shared import errors
+from shared.catalog import Catalog
 from shared.clock import Clock
 from shared.errors import AppError
 from shared.jobs import Job, Lane, Status
 from workers import preparation, refusals
 from workers.attempt import Attempt, Caller
+from workers.checkout import Checkout
 from workers.ends import Ends
 from workers.followup import Again, FollowUp, GiveUp
-from workers.line import standing
+from workers.key_desk import SHORTEST_POSTPONEMENT, KeyDesk
 from workers.outcomes import OutcomeWriter
 from workers.providers import registry
 from workers.providers.base import Call
 from workers.recovery import Finished, Lost, Recovery
-from workers.reports import Reports
+from workers.reports import MAX_PROMPT_BYTES, Reports
 from workers.run import Run, to_the_end
 from workers.transcript import Transcript
 from workers.turnstile import Belated, Postponed, Turnstile
 
-_LEASE_MARGIN = 60.0  # seconds that a lease outlives its attempt's time limit
-_CROWD_PAUSE = 0.5  # seconds without new jobs of a provider whose only line is long, so that other providers have room
 _REFUND_CHECK = 2.0  # seconds; tokens that running attempts reserved and did not use may come back at any time
-_SHORTEST_POSTPONEMENT = 1.0  # seconds; a job that waited in memory in vain should not come back at once
 _SERVER_AWAY = 1.0  # seconds until a job is tried again that one of our own servers failed
 _NO_ROOM = 1.0  # seconds until a durable job comes back to a lane that was full
+
+
+async def nothing_newer() -> None:
+    """A catalog from the config alone is always the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +48,32 @@ class Seams:
     clock: Clock
     store: Store | None = None
     """Where large bodies of durable jobs wait; None where there are no durable jobs."""
+    accounts: Accounts | None = None
+    """None where nobody has limits or budgets."""
+    renew: Callable[[], Awaitable[None]] = nothing_newer
+    """Makes the catalog the newest that there is; raises `Unavailable`."""
 
 
 class Pipeline:
-    def __init__(self, seams: Seams, caller: Caller, outcomes: OutcomeWriter) -> None:
+    def __init__(self, seams: Seams, caller: Caller, outcomes: OutcomeWriter, *, prompts: bool = False) -> None:
+        """`prompts`: the ledger keeps what was asked and answered."""
         self._queue = seams.queue
         self._log = seams.log
-        self._catalog = seams.catalog
         self._clock = seams.clock
         self._store = seams.store
         self._caller = caller
-        reports = Reports(seams.clock)
-        self._ends = Ends(seams.log, reports, outcomes)
+        self._checkout = Checkout(seams.accounts, ledger=outcomes.keeps)
+        self._prompts = prompts
+        reports = Reports(seams.clock, prompts=prompts)
+        self._ends = Ends(seams.log, reports, outcomes, self._checkout)
         self._recovery = Recovery(seams.queue, seams.log, seams.limiter, seams.catalog, reports, outcomes)
         self._follow_up = FollowUp(seams.limiter, seams.catalog, seams.clock)
         self._turnstile = Turnstile(seams.limiter)
-        self._crowds: set[tuple[str, Lane]] = set()  # paused, because a line is long
-        self._rng = random.Random()
+        self._keys = KeyDesk(seams.catalog, self._turnstile, seams.renew)
+
+    async def close(self) -> None:
+        """The last job has been settled."""
+        await self._checkout.close()
 
     async def run(self, delivery: Delivery, consumer: Consumer) -> None:
         """Take the job as far as it goes and settle the delivery.
@@ -105,10 +115,13 @@ class Pipeline:
 
     async def _conclude(self, run: Run, found: Finished | Lost) -> None:
         match found:
-            case Finished():
+            case Finished(rows):
                 run.concluded = True
-            case Lost(job, error, seen, transcript, poison):
-                run.job, run.transcript = job, transcript
+                if rows is not None:  # a worker ended it, and died perhaps before the rest
+                    run.lost_rows = rows
+                    self._ends.release(run)
+            case Lost(job, error, seen, transcript, poison, rows):
+                run.job, run.transcript, run.lost_rows = job, transcript, rows
                 await self._ends.failed(run, error, seen=seen)
                 run.poison = poison
 
@@ -128,8 +141,11 @@ class Pipeline:
             if run.job.claim and not run.job.body:
                 run.job = await self._with_body(run.job)
             request = preparation.parse(run.job.body)
-            deployments = self._deployments(run.job)
-            answer = await self._enter(run, deployments, request)
+            deployments = await self._keys.deployments(run.job)
+            if not deployments:
+                await to_the_end(self._leave_leg(run, refusals.no_deployment(run.job)))
+                return
+            answer = await self._keys.enter(run, deployments, request, self._patience(run.job))
         except TimeoutError:
             await self._ends.failed(run, refusals.too_late(run.job, self._clock.now()))
             return
@@ -159,50 +175,6 @@ class Pipeline:
             raise errors.DeadlineExceeded("The request's body was kept until its deadline and is gone.")
         return replace(job, body=body)
 
-    def _deployments(self, job: Job) -> list[Deployment]:
-        """The leg's deployments in the order to try them: weighted at random, the one that failed last at the end."""
-        try:
-            known = [self._catalog.deployment(each) for each in job.current.deployments]
-        except KeyError as exc:
-            raise errors.UnknownModel(
-                f"The worker does not know the deployment {exc} of {job.current.group!r}: "
-                "do api and worker run the same config?"
-            ) from exc
-        shuffled = self._catalog.shuffle(known, self._rng)
-        return sorted(shuffled, key=lambda each: each.id == job.avoid) if job.avoid else shuffled
-
-    async def _enter(
-        self, run: Run, deployments: Sequence[Deployment], request: Mapping[str, Any]
-    ) -> Grant | Belated | Postponed:
-        prompt = token_estimates.prompt_tokens(run.job.body)
-        candidates = [
-            Candidate(
-                deployment=each.id,
-                bucket=each.bucket,
-                credential=each.credential,
-                limits=Limits(each.rpm, each.tpm, each.max_parallel_requests),
-                tokens=prompt + preparation.most_output(request, each),
-            )
-            for each in deployments
-        ]
-        job, place = run.job, standing(run.job)
-        if self._turnstile.crowded(candidates, place):
-            if not self._alone(job):
-                return Postponed(_SHORTEST_POSTPONEMENT, "crowd")  # other models need this worker's slots
-            self._crowds.add((job.provider, job.lane))
-            await run.consumer.pause(job.provider, _CROWD_PAUSE, job.lane)
-        answer = await self._turnstile.enter(
-            f"{job.id}/{job.attempt}",
-            candidates,
-            standing=place,
-            patience=self._patience(job),
-            lease_ttl=max(each.timeout for each in deployments) + _LEASE_MARGIN,
-        )
-        if (job.provider, job.lane) in self._crowds and self._turnstile.thinned(candidates, place):
-            self._crowds.discard((job.provider, job.lane))
-            await run.consumer.pause(job.provider, 0.0, job.lane)
-        return answer
-
     async def _overtaken(self, run: Run, grant: Grant) -> bool:
         """Whether another copy of the job got ahead while this one waited for its key, which then goes back."""
         overtaken = True
@@ -218,8 +190,10 @@ class Pipeline:
     async def _attempt(self, run: Run, grant: Grant, call: Call) -> None:
         now = self._clock.now()
         run.grant = grant
-        if run.job.durable and call.stream:
+        if call.stream and run.job.durable:
             run.transcript = Transcript()
+        elif call.stream and self._prompts:
+            run.transcript = Transcript(MAX_PROMPT_BYTES)
         attempt = run.attempt = Attempt(
             job=run.job,
             deployment=call.deployment,
@@ -257,7 +231,7 @@ class Pipeline:
     async def _fail(self, run: Run, grant: Grant, attempt: Attempt, error: AppError) -> None:
         await self._settle(grant, attempt, failed=True)
         step = self._follow_up.next_step(attempt, error)
-        self._ends.book(run, Status.FAILURE, error)
+        self._ends.book(run, Status.FAILURE, error, last=isinstance(step, GiveUp))
         if isinstance(step, Again) or not run.job.durable:  # else the row travels with the ending
             await self._ends.record(run)
         await self._follow_up.note_health(attempt, grant, error)
@@ -275,7 +249,8 @@ class Pipeline:
     async def _abandon(self, run: Run, grant: Grant, attempt: Attempt, status: Status) -> None:
         """The attempt was cut short, by the client, our own end or a bug: give the key back, bill what was used."""
         await self._settle(grant, attempt)
-        self._ends.book(run, status)
+        goes_on = status is Status.CANCELLED and not run.cancelled and not attempt.committed  # with another worker
+        self._ends.book(run, status, last=not goes_on)
         if not (run.cancelled and run.job.durable):  # else the row travels with the ending
             await self._ends.record(run)
 
@@ -288,29 +263,25 @@ class Pipeline:
             patience = min(patience, (job.deadline - job.accepted_at) / 10)
         if postponed.seconds < patience:
             wait = min(postponed.seconds, _REFUND_CHECK) if postponed.reason == "tokens" else postponed.seconds
-            if self._alone(job):
+            if self._keys.alone(job):
                 # Batch jobs wait with a client's, and no client waits with them.
                 await run.consumer.pause(job.provider, wait, Lane.BATCH if job.lane is Lane.BATCH else None)
             await self._unclaim(run)
-            delay = max(wait, _SHORTEST_POSTPONEMENT)
+            delay = max(wait, SHORTEST_POSTPONEMENT)
             if await self._publish(run, job, delay) and job.lane is Lane.INTERACTIVE:
-                self._turnstile.expect(self._buckets(job), postponed, delay)
-        elif onward:
-            cause = job.cause or refusals.no_key(job, postponed, self._clock.now()).to_wire()
+                self._turnstile.expect(self._keys.buckets(job), postponed, delay)
+        else:
+            await self._leave_leg(run, refusals.no_key(job, postponed, self._clock.now()))
+
+    async def _leave_leg(self, run: Run, error: AppError) -> None:
+        """Nothing of this leg can serve the job: to the next leg, or back to the client with the first error."""
+        job = run.job
+        if job.leg + 1 < len(job.route):
+            cause = job.cause or error.to_wire()
             await self._unclaim(run)
             await self._publish(run, replace(job, leg=job.leg + 1, retries=0, avoid="", cause=cause))
         else:
-            error = errors.from_wire(job.cause) if job.cause else refusals.no_key(job, postponed, self._clock.now())
-            await self._ends.failed(run, error)
-
-    def _alone(self, job: Job) -> bool:
-        """Whether the provider's jobs all want the buckets of this one: only then may its whole lane wait with it."""
-        mine = self._buckets(job)
-        others = (each for each in self._catalog.connections() if each.provider == job.provider)
-        return all(each.bucket in mine for each in others)
-
-    def _buckets(self, job: Job) -> set[str]:
-        return {self._catalog.deployment(each).bucket for each in job.current.deployments}
+            await self._ends.failed(run, errors.from_wire(job.cause) if job.cause else error)
 
     async def _hand_over(self, run: Run) -> None:
         """This worker ends with the job in its hands: another one takes it, unless its tokens are out already."""
@@ -335,8 +306,9 @@ class Pipeline:
         if run.over:
             await self._ends.confirmed(run)
         else:
-            self._ends.book(run, Status.FAILURE, error)
-            if attempt is None or not attempt.committed:
+            broken_off = attempt is not None and attempt.committed
+            self._ends.book(run, Status.FAILURE, error, last=broken_off)
+            if not broken_off:
                 await self._ends.record(run)
                 # What failed may have been done all the same: the next worker looks at the log before it runs the job.
                 await self._pass_on(run, replace(run.successor(), suspect=True), _SERVER_AWAY)
@@ -356,6 +328,7 @@ class Pipeline:
                 return
             except errors.Unavailable:
                 await asyncio.sleep(_SERVER_AWAY)
+        self._ends.release(run)
 
     async def _unclaim(self, run: Run) -> None:
         """The job goes back under the number it came with: the next worker must be able to claim it."""

@@ -25,9 +25,12 @@ log = structlog.get_logger(__name__)
 class Purge:
     """Run by one process at a time."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, *, retention: float | None = None) -> None:
+        """`retention`: seconds that rows of the ledger, and the prompts kept with them, outlive the attempt; None: for
+        ever (`maximum_spend_logs_retention_period`)."""
         self._store = store
         self._clock = clock
+        self._retention = retention
 
     async def round(self) -> float:
         """Delete once. Returns the seconds until there may be more. Raises `Unavailable`."""
@@ -38,6 +41,9 @@ class Purge:
             await self._pages("batches", lambda: store.batches.purge(now, now - BATCH_HISTORY, _PAGE)),
             await self._pages("webhooks", lambda: store.webhooks.purge(now - WEBHOOK_HISTORY, _PAGE)),
         ]
+        if self._retention is not None:
+            oldest = now - self._retention
+            left.append(await self._pages("ledger", lambda: store.bill.purge(oldest, _PAGE)))
         letters = await store.dead_letters.purge(older_than=now - DEAD_LETTER_HISTORY)
         metrics.ROWS_PURGED.labels("dead_letters").inc(letters)
         return _BUSY_PAUSE if any(left) else PAUSE

@@ -20,6 +20,7 @@ from shared.errors import AppError, DeadlineExceeded
 from shared.events import Event, Kind
 from shared.jobs import Ending, Job, JobState
 from shared.lane_reports import lane_id
+from workers.checkout import Checkout
 from workers.dispatch import Dispatch
 
 PAUSE = 3.0  # seconds between rounds
@@ -31,6 +32,7 @@ _DEADLINE_GRACE = 5.0  # seconds; a worker sees the deadline itself, and knows m
 _PAGE = 200
 _MOST_PAGES = 10  # of one kind in a round
 _AT_A_TIME = 16  # logs that are read, or jobs that are cancelled
+_RELEASED = (JobState.DISPATCHING, JobState.DISPATCHED)
 _MOST_MISSED = 20_000  # jobs that are remembered as missing
 
 log = structlog.get_logger(__name__)
@@ -68,6 +70,7 @@ class Reaper:
         self._log = backends.log
         self._clock = clock
         self._dispatch = Dispatch(backends.store, backends.queue, clock)
+        self._checkout = Checkout(backends.accounts)
         self._missed: OrderedDict[str, float] = OrderedDict()
         """Since when (seconds since the epoch) a job is missing. Looking at a row moves it to the end of the line, or
         the same ones would be looked at again and again; so the row itself does not tell."""
@@ -200,9 +203,10 @@ class Reaper:
             now = self._clock.now()
             records = await self._jobs.overdue(now - _DEADLINE_GRACE, _PAGE)
             ended = set(await self._jobs.end([_expired(record.job, now) for record in records])) if records else set()
-            for begin in range(0, len(records), _AT_A_TIME):
-                some = [each for each in records[begin : begin + _AT_A_TIME] if each.job.id in ended]
-                await asyncio.gather(*map(self._tell, some))
+            late = [each for each in records if each.job.id in ended]
+            for begin in range(0, len(late), _AT_A_TIME):
+                await asyncio.gather(*map(self._tell, late[begin : begin + _AT_A_TIME]))
+            await self._checkout.all_abandoned([each.job for each in late if each.state in _RELEASED])
             if ended:
                 metrics.JOBS_REAPED.labels("expired").inc(len(ended))
                 log.info("jobs_expired", jobs=len(ended))
@@ -212,7 +216,7 @@ class Reaper:
     async def _tell(self, record: JobRecord) -> None:
         """Stop the worker that has it, and tell whoever follows it; nobody follows a line."""
         job = record.job
-        if record.state in (JobState.DISPATCHING, JobState.DISPATCHED):
+        if record.state in _RELEASED:
             await self._log.cancel(job.id)
         if record.batch_id:
             return

@@ -12,11 +12,12 @@ from broker.interfaces import JobQueue, OutcomeBatch
 from broker.store_interfaces import Store
 from shared.errors import AppError, InvalidRequest, Unavailable
 from shared.jobs import Ending, JobState, Outcome
+from workers.charges import Charges
 
 log = structlog.get_logger(__name__)
 
 _MAX_ITEMS = 2_000  # outcomes and endings in one transaction
-_MAX_BYTES = 8 * 1024 * 1024  # of answers in one transaction, unless a single message has more
+_MAX_BYTES = 8 * 1024 * 1024  # of answers and prompts in one transaction, unless a single message has more
 _LINGER = 0.1  # seconds that outcomes wait for company
 _PREFETCH = 200  # messages that may be unacked, of mostly 1 MiB at most: what is held while the store is away
 _FIRST_RETRY = 0.2  # seconds
@@ -27,9 +28,11 @@ class Recorder:
     """Writes what `queue.outcomes` delivers and acks it after the commit.
 
     Any number of recorders may run: the ledger keeps one row for each attempt, whoever writes it. While the store is
-    away the recorder holds at most `prefetch` messages and tries again. An outcome that the store refuses is logged
-    whole, at error level, and does not hold up the others. A job whose ending the store refuses ends as a failure
-    without an answer, so that nobody waits for it for ever.
+    away the recorder holds at most `prefetch` messages and tries again. An outcome that the store refuses is logged,
+    all but its prompts, at error level, and does not hold up the others. A job whose ending the store refuses ends as
+    a failure without an answer, so that nobody waits for it for ever.
+
+    What is committed is told to `charges` before it is acked.
 
     `on_recorded` is called after every commit with the number of new rows and the seconds that it took.
     """
@@ -41,17 +44,19 @@ class Recorder:
         *,
         prefetch: int = _PREFETCH,
         linger: float = _LINGER,
+        charges: Charges | None = None,
         on_recorded: Callable[[int, float], None] | None = None,
     ) -> None:
         self._queue = queue
         self._store = store
         self._prefetch = prefetch
         self._linger = linger
+        self._charges = charges
         self._on_recorded = on_recorded
         self._inbox: asyncio.Queue[OutcomeBatch] = asyncio.Queue(maxsize=prefetch)
         self._held: list[OutcomeBatch] = []
         self._items = 0  # held
-        self._bytes = 0  # of answers held
+        self._bytes = 0  # of answers and prompts held
         self._stopping = asyncio.Event()
         self._away_since: float | None = None
 
@@ -92,6 +97,7 @@ class Recorder:
         self._held.append(batch)
         self._items += len(batch.outcomes) + len(batch.endings)
         self._bytes += sum(len(ending.answer) for ending in batch.endings)
+        self._bytes += sum(len(outcome.request) + len(outcome.response) for outcome in batch.outcomes)
 
     async def _settle_in_peace(self) -> None:
         """A cancellation waits for the commit in progress and its acks; it only ends the retries."""
@@ -143,12 +149,15 @@ class Recorder:
             await self._add(items[:middle])
             await self._add(items[middle:])
             return
+        if self._charges is not None:
+            await self._charges.charge(outcomes)
         if self._on_recorded is not None:
             self._on_recorded(new, _now() - started)
 
     async def _set_aside(self, item: Outcome | Ending, error: InvalidRequest) -> None:
         if isinstance(item, Outcome):
-            log.error("outcome_refused", error=error.message, outcome=asdict(item))
+            row = asdict(replace(item, request="", response=""))
+            log.error("outcome_refused", error=error.message, outcome=row)
             return
         # Without the answer, and whatever else is the caller's: a log is no place for it.
         log.error("ending_refused", error=error.message, job=item.job_id, state=item.state, bytes=len(item.answer))

@@ -28,6 +28,9 @@ log = structlog.get_logger()
 class Finished:
     """Nothing is left to do but to ack."""
 
+    rows: Sequence[Outcome] | None = None
+    """Of a job that has ended: the row that its last event carries, if any. None: the job lives elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lost:
@@ -41,6 +44,8 @@ class Lost:
     transcript: Transcript | None = None
     poison: str = ""
     """Why the job is to be set aside as well, if it is."""
+    rows: Sequence[Outcome] | None = None
+    """Of the attempts that were closed for it; None when there may be others."""
 
 
 class Recovery:
@@ -72,8 +77,7 @@ class Recovery:
         history = await self._log.replay(job.id)
         end = _end(history)
         if end is not None:
-            await self._record_again(job, end, history)
-            return Finished()
+            return Finished(await self._record_again(job, end, history))
         notes = _notes(history, job.attempt)
         if any(note.get("moved") for note in notes):
             return Finished()
@@ -84,13 +88,13 @@ class Recovery:
             # job, and another worker was faster.
             await self._put_behind(job)
             return Finished()
-        for note in notes:
-            await self._close(job, note)
+        broken_off = any(event.kind is Kind.CHUNK for event in history)
+        over = broken_off or len(notes) >= MOST_CRASHES
+        rows = [await self._close(job, note, last=over and note is notes[-1]) for note in notes]
         onward = replace(job, attempt=attempt) if notes else job
-        if any(event.kind is Kind.CHUNK for event in history):
-            return _broken_off(onward, history)
-        if len(notes) >= MOST_CRASHES:
-            return _quarantined(onward, len(notes))
+        if over:
+            lost = _broken_off(onward, history) if broken_off else _quarantined(onward, len(notes))
+            return replace(lost, rows=[row for row in rows if row is not None])
         for deployment in job.current.deployments:
             # A worker may have died between its grant and its note.
             await self._give_back(job.id, attempt, deployment)
@@ -118,8 +122,7 @@ class Recovery:
             history = []  # its end is the store's affair; followers read it there
         end = _end(history)
         if end is not None:
-            await self._record_again(job, end, history)
-            return Finished()
+            return Finished(await self._record_again(job, end, history))
         notes = _notes(history, job.attempt)
         attempts = notes[-1]["attempt"] + 1 if notes else job.attempt
         error = AppError("Headrace failed at this request; its log says why.")
@@ -129,24 +132,27 @@ class Recovery:
         body = b"" if job.claim else job.body
         await self._queue.publish(replace(job, body=body, suspect=True), delay=_NEIGHBOUR_WAIT)
 
-    async def _record_again(self, job: Job, end: Event, history: Sequence[Event]) -> None:
-        """The worker died after the client's answer and perhaps before the rest: every step may come twice."""
+    async def _record_again(self, job: Job, end: Event, history: Sequence[Event]) -> Sequence[Outcome]:
+        """The worker died after the client's answer and perhaps before the rest: every step may come twice. The row, if
+        there is one."""
         ending = self._reports.ending(job, end, _transcript(job, history)) if job.durable else None
         outcome = end.meta.get("outcome")
         if outcome is not None:
             again = Outcome.from_wire(outcome)
             await self._give_back(again.job_id, again.attempt, again.deployment)
             await self._outcomes.record(again, ending=ending)
-        elif ending is not None:
+            return [again]
+        if ending is not None:
             await self._outcomes.record(ending=ending)
+        return []
 
-    async def _close(self, job: Job, note: Mapping[str, Any]) -> None:
+    async def _close(self, job: Job, note: Mapping[str, Any], *, last: bool) -> Outcome | None:
         """The attempt that `note` announced never ended: free its lease, and bill it at its estimate, marked so."""
         try:
             deployment = self._catalog.deployment(note["deployment"])
         except KeyError:
             log.error("an attempt of another config is not on the bill", job=job.id, deployment=note["deployment"])
-            return
+            return None
         attempt = Attempt(
             job=replace(job, attempt=note["attempt"]),
             deployment=deployment,
@@ -156,7 +162,9 @@ class Recovery:
         )
         await self._give_back(job.id, attempt.job.attempt, deployment.id)
         error = errors.WorkerLost("The worker died during the attempt; the usage is an estimate.")
-        await self._outcomes.record(self._reports.outcome(attempt, Status.UNKNOWN, error))
+        row = self._reports.outcome(attempt, Status.UNKNOWN, error, last=last)
+        await self._outcomes.record(row)
+        return row
 
     async def _give_back(self, job_id: str, attempt: int, deployment_id: str) -> None:
         """End the attempt's lease, if it has one. The reserved tokens stay taken: they may have been used."""

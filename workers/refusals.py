@@ -25,6 +25,15 @@ def too_late(job: Job, now: float) -> AppError:
     )
 
 
+def no_deployment(job: Job) -> AppError:
+    """Nothing that it was routed to exists any more."""
+    return errors.UnknownModel(
+        f"No deployment of {job.current.group!r} that this request was routed to exists any more: it was deleted while "
+        "the request waited, or api and worker do not run the same config.",
+        param="model",
+    )
+
+
 def no_key(job: Job, postponed: Postponed, now: float) -> AppError:
     """No key of its last leg is free in time."""
     if postponed.seconds == inf:

@@ -2,6 +2,7 @@
 ending that the store keeps. Values only: `workers.ends` sends them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from shared import errors
@@ -12,6 +13,9 @@ from shared.jobs import Ending, Job, JobState, Outcome, Status, Usage
 from shared.pricing import PriceBook
 from workers.attempt import Attempt
 from workers.transcript import MAX_ANSWER_BYTES, Transcript
+
+MAX_PROMPT_BYTES = 64 * 1024
+"""Of a request, and of an answer, that the ledger keeps."""
 
 _LONGEST_MESSAGE = 500  # characters of an error message that the ledger keeps
 _STATES = {
@@ -24,12 +28,17 @@ _NOT_SERVED = ("outcome", "error", "end")  # of a last event's meta; the rest is
 
 
 class Reports:
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, prompts: bool = False) -> None:
+        """`prompts`: rows hold what was asked and answered (`store_prompts_in_spend_logs`)."""
         self._clock = clock
+        self._prompts = prompts
         self._prices = PriceBook()
 
-    def outcome(self, attempt: Attempt, status: Status, error: AppError | None = None) -> Outcome:
-        """The ledger's row. A failure that brought no answer is booked without tokens: providers do not bill it."""
+    def outcome(
+        self, attempt: Attempt, status: Status, error: AppError | None = None, *, last: bool = True, answer: bytes = b""
+    ) -> Outcome:
+        """The ledger's row; `last` unless another attempt follows. A failure that brought no answer is booked without
+        tokens: providers do not bill it."""
         unanswered = status is Status.FAILURE and attempt.usage is None and not attempt.characters
         usage = Usage() if unanswered else attempt.best_usage()
         job = attempt.job
@@ -45,7 +54,7 @@ class Reports:
             upstream_model=attempt.deployment.model,
             status=status,
             usage=usage,
-            cost=self._prices.cost(attempt.deployment, usage),
+            cost=self._prices.cost(attempt.deployment, usage, service_tier=usage.tier),
             queue_wait=attempt.queue_wait,
             ttft=attempt.ttft,
             duration=max(self._clock.now() - attempt.started_at, 0.0),
@@ -55,15 +64,19 @@ class Reports:
             key=job.key,
             team=job.team,
             user=job.user,
+            customer=job.customer,
             tags=job.tags,
             response_id=attempt.response_id or f"chatcmpl-{job.id}",
+            last=last,
+            request=kept_text(job.body) if self._prompts else "",
+            response=kept_text(answer or _streamed(attempt)) if self._prompts else "",
         )
 
     def completed(self, attempt: Attempt, outcome: Outcome, body: bytes) -> Event:
         """The event carries the outcome, so that a redelivery can book it without running again."""
         job = attempt.job
         meta = attempt.served()
-        meta["outcome"] = outcome
+        meta["outcome"] = _without_prompts(outcome)
         if job.durable:
             meta["end"] = self._end(job, JobState.COMPLETED, outcome)
         return Event(job.id, attempt.seq + 1, Kind.COMPLETED, body, meta)
@@ -72,7 +85,7 @@ class Reports:
         """As event number `seq`. It carries the attempt's outcome, if the attempt went upstream."""
         meta = attempt.served() if attempt is not None else {}
         if outcome is not None:
-            meta["outcome"] = outcome
+            meta["outcome"] = _without_prompts(outcome)
         meta["error"] = error.to_wire()
         if job.durable:
             meta["end"] = self._end(job, self._state(job, error), outcome)
@@ -117,6 +130,23 @@ class Reports:
         if error.retryable and self._clock.now() >= job.deadline - _CLOCK_SLACK:
             return JobState.EXPIRED  # with more time it would have gone on
         return _STATES.get(error.code, JobState.FAILED)
+
+
+def kept_text(payload: bytes) -> str:
+    """As much of a request or an answer as the ledger keeps, and a mark where it was cut."""
+    if len(payload) <= MAX_PROMPT_BYTES:
+        return payload.decode(errors="replace")
+    cut = payload[:MAX_PROMPT_BYTES].decode(errors="ignore")
+    return f"{cut}... [cut: {len(payload)} bytes, of which {MAX_PROMPT_BYTES} are kept]"
+
+
+def _streamed(attempt: Attempt) -> bytes:
+    return attempt.transcript.text(complete=False) if attempt.transcript is not None else b""
+
+
+def _without_prompts(outcome: Outcome) -> Outcome:
+    """As it travels to the client's api process, which has no use for them."""
+    return replace(outcome, request="", response="") if outcome.request or outcome.response else outcome
 
 
 def _too_large(size: int) -> AppError:

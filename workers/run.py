@@ -1,7 +1,7 @@
 """A job in this worker's hands, and how far it has come."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,8 @@ from broker.interfaces import Consumer, Delivery, Grant
 from shared.jobs import Ending, Job, Outcome
 from workers.attempt import Attempt
 from workers.transcript import Transcript
+
+_CHECKOUT_PATIENCE = 0.5  # seconds that an ack waits for accounts; their server does not decide about ends
 
 
 class Run:
@@ -35,6 +37,10 @@ class Run:
         """Of a durable job, once it is on its way to the store: a job has one end."""
         self.confirm: asyncio.Future[None] | None = None
         """Resolves when the ending is safe."""
+        self.lost_rows: Sequence[Outcome] | None = ()
+        """Of attempts that died with their workers and were closed here; None when it is not known what they cost."""
+        self.checkout: asyncio.Task[None] | None = None
+        """Gives back what the job held in its accounts, once its life is over."""
         self.concluded = False
         """Nothing is left to do but to settle the delivery: the job ended, or its successor is on the queue."""
         self.poison = ""
@@ -51,6 +57,13 @@ class Run:
         """The job has its end, though perhaps not everybody knows of it yet."""
         return self.answered or self.ending is not None
 
+    @property
+    def rows(self) -> Sequence[Outcome] | None:
+        """What this worker knows that the ledger may not have yet; None when it knows of a row, but not its cost."""
+        if self.lost_rows is None:
+            return None
+        return self.lost_rows if self.outcome is None else [*self.lost_rows, self.outcome]
+
     def cancel(self) -> None:
         """The client is gone: stop, wherever the job is."""
         if not self.cancelled:
@@ -66,6 +79,8 @@ class Run:
         """The last step. A durable job that neither ended nor went on must not be forgotten by the queue."""
         if self.job.durable and not self.concluded:
             raise RuntimeError(f"the durable job {self.job.id} would be lost: it has neither an end nor a successor")
+        if self.checkout is not None:  # it began long before; who dies now leaves nothing behind
+            await asyncio.wait([self.checkout], timeout=_CHECKOUT_PATIENCE)
         if self.poison:
             await self.delivery.dead(self.poison)
         else:

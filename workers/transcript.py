@@ -16,11 +16,12 @@ class Transcript:
     """Server-sent events, without the numbers that a client's view of them has; `[DONE]` follows once the stream is
     complete. An end in failure is left out: the ending's `error` has it.
 
-    What goes over `MAX_ANSWER_BYTES` is not kept. Live followers still get it; the stored text then ends with an error
-    in-band, and without `[DONE]`, so that nobody takes it for the whole.
+    What goes over `limit` bytes (`MAX_ANSWER_BYTES`) is not kept. Live followers still get it; the stored text then
+    ends with an error in-band, and without `[DONE]`, so that nobody takes it for the whole.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = MAX_ANSWER_BYTES if limit is None else limit
         self._frames: list[bytes] = []
         self._size = 0
         self._cut = False
@@ -36,7 +37,7 @@ class Transcript:
 
     def add(self, chunk: Event) -> None:
         frames = chunk.data
-        self._cut = self._cut or self._size + len(frames) > MAX_ANSWER_BYTES
+        self._cut = self._cut or self._size + len(frames) > self._limit
         if not self._cut:
             self._frames.append(frames)
             self._size += len(frames)
@@ -44,6 +45,6 @@ class Transcript:
     def text(self, *, complete: bool) -> bytes:
         """`complete`: the provider's stream came to its end."""
         if self._cut:
-            message = f"The rest of this answer was not kept: it is over {MAX_ANSWER_BYTES} bytes."
+            message = f"The rest of this answer was not kept: it is over {self._limit} bytes."
             return b"".join([*self._frames, b"data: %b\n\n" % body_of(AppError(message))])
         return b"".join([*self._frames, _DONE]) if complete else b"".join(self._frames)

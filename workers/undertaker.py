@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import orjson
 import structlog
@@ -12,6 +13,7 @@ from broker.store_interfaces import Store
 from shared.clock import Clock
 from shared.errors import InvalidRequest, Quarantined, Unavailable
 from shared.jobs import Ending, JobState
+from workers.checkout import Checkout
 
 _PREFETCH = 50  # letters that may be unacked; each may have a request of 1 MiB
 _FIRST_RETRY = 0.2  # seconds, doubled up to the last
@@ -23,8 +25,8 @@ log = structlog.get_logger(__name__)
 class Undertaker:
     """Acks a letter when the store has it. Any number of undertakers may run: a letter that comes twice is one row.
 
-    A durable job that the queue gave up by itself ends here, as no worker has ended it. `workers.purge` deletes the
-    letters when they are old.
+    A job that the queue gave up by itself ends here, as no worker has ended it: its accounts hear of it, and of a
+    durable one the store. `workers.purge` deletes the letters when they are old.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class Undertaker:
         store: Store,
         clock: Clock,
         *,
+        checkout: Checkout | None = None,
         prefetch: int = _PREFETCH,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._queue = queue
         self._store = store
         self._clock = clock
+        self._checkout = checkout
         self._prefetch = prefetch
         self._sleep = sleep
 
@@ -59,7 +63,7 @@ class Undertaker:
         """Whether there is nothing more to do for it; false while the store is away."""
         letter = dead.letter
         try:
-            if dead.abandoned and _durable(letter):
+            if dead.abandoned:
                 await self._end(letter)
             await self._store.dead_letters.add([letter])
         except Unavailable as error:
@@ -73,6 +77,13 @@ class Undertaker:
         return True
 
     async def _end(self, letter: DeadLetter) -> None:
+        meta = _headers(letter)
+        if meta.get("durable") is True:
+            await self._record_end(letter)
+        if self._checkout is not None:
+            await self._checkout.abandoned(letter.job_id, _accounts(meta))
+
+    async def _record_end(self, letter: DeadLetter) -> None:
         rows = await self._store.spend(SpendQuery(request_id=letter.job_id))
         error = Quarantined(f"The job was set aside: {letter.reason}.", provider=letter.provider)
         ending = Ending(
@@ -85,10 +96,15 @@ class Undertaker:
         await self._store.record((), [ending])
 
 
-def _durable(letter: DeadLetter) -> bool:
-    """Whether the job has a row in the store, as far as its headers can be read: they may be of a newer version."""
+def _headers(letter: DeadLetter) -> dict[str, Any]:
+    """What the job's headers say, as far as they can be read: they may be of a newer version."""
     try:
         meta = orjson.loads(letter.headers)
     except orjson.JSONDecodeError:
-        return False
-    return isinstance(meta, dict) and meta.get("durable") is True
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def _accounts(meta: dict[str, Any]) -> tuple[str, ...]:
+    named = meta.get("accounts")
+    return tuple(each for each in named if isinstance(each, str)) if isinstance(named, list) else ()

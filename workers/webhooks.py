@@ -3,7 +3,9 @@
 import asyncio
 import random
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Self
 
 import aiohttp
 import structlog
@@ -36,10 +38,58 @@ def retry_delay(status: int | None, attempts: int) -> float | None:
     return DELAYS[attempts - 1] * random.uniform(1 - _JITTER, 1 + _JITTER)
 
 
+class Poster:
+    """Posts JSON to addresses that others chose, while inside.
+
+    Proxies of the environment are not used: they would resolve names by themselves. Redirects are not followed.
+    """
+
+    def __init__(self, limit: int, *, allow_private: bool, lookup: Lookup = socket.getaddrinfo) -> None:
+        """`limit`: posts at a time."""
+        self._limit = limit
+        self._allow_private = allow_private
+        self._lookup = lookup
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=connector(self._limit, self._allow_private, self._lookup),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept-Encoding",),
+            headers={"User-Agent": "headrace", "Content-Type": "application/json"},
+            auto_decompress=False,  # nobody looks at the answer
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(self, url: str, payload: bytes, headers: Mapping[str, str]) -> tuple[int | None, str]:
+        """The answer's status, if any, and why the message was not delivered; empty when it was."""
+        assert self._session is not None, "used outside of `async with`"
+        try:
+            async with self._session.post(url, data=payload, headers=headers, allow_redirects=False) as answer:
+                # The status has said it all; the rest is taken so that the receiver is not cut off while it writes.
+                with suppress(aiohttp.ClientError, TimeoutError):
+                    await _drain(answer.content)
+                status = answer.status
+        except TimeoutError:
+            return None, f"no answer within {TIMEOUT:g} s"
+        except aiohttp.ClientError as exc:
+            return None, _reason(exc)
+        if 200 <= status < 300:
+            return status, ""
+        if 300 <= status < 400:
+            return status, f"HTTP {status}: redirects are not followed"
+        return status, f"HTTP {status}"
+
+
 class WebhookSender:
     """Delivers at least once: a message whose receipt could not be noted is sent again under the same id.
 
-    Any number of senders may run. Proxies of the environment are not used: they would resolve names by themselves.
+    Any number of senders may run.
     """
 
     def __init__(
@@ -64,26 +114,17 @@ class WebhookSender:
     async def run(self) -> None:
         """Send until cancelled. Posts that are under way are then dropped, and made again after their hold."""
         sending: set[asyncio.Task[None]] = set()
-        async with self._session() as session, asyncio.TaskGroup() as tasks:
+        posts = Poster(CONCURRENCY, allow_private=self._allow_private, lookup=self._lookup)
+        async with posts, asyncio.TaskGroup() as tasks:
             while True:
                 for delivery in await self._take(CONCURRENCY - len(sending)):
-                    task = tasks.create_task(self._deliver(session, delivery))
+                    task = tasks.create_task(self._deliver(posts, delivery))
                     sending.add(task)
                     task.add_done_callback(sending.discard)
                 if len(sending) == CONCURRENCY:
                     await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     await asyncio.sleep(self._poll)
-
-    def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector(CONCURRENCY, self._allow_private, self._lookup),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept-Encoding",),
-            headers={"User-Agent": "headrace", "Content-Type": "application/json"},
-            auto_decompress=False,  # nobody looks at the answer
-        )
 
     async def _take(self, limit: int) -> list[WebhookDelivery]:
         try:
@@ -96,8 +137,8 @@ class WebhookSender:
         self._away = False
         return taken
 
-    async def _deliver(self, session: aiohttp.ClientSession, delivery: WebhookDelivery) -> None:
-        status, error = await self._attempt(session, delivery)
+    async def _deliver(self, posts: Poster, delivery: WebhookDelivery) -> None:
+        status, error = await self._attempt(posts, delivery)
         now = self._clock.now()
         delay = retry_delay(status, delivery.attempts + 1) if error else None
         log.info("webhook_attempted", id=delivery.id, subject=delivery.subject, attempt=delivery.attempts + 1,
@@ -109,30 +150,14 @@ class WebhookSender:
         except Unavailable as exc:  # it is due again after its hold
             log.warning("webhook_attempt_not_noted", id=delivery.id, error=exc.message)
 
-    async def _attempt(self, session: aiohttp.ClientSession, delivery: WebhookDelivery) -> tuple[int | None, str]:
-        """The answer's status, if any, and why the message was not delivered; empty when it was."""
+    async def _attempt(self, posts: Poster, delivery: WebhookDelivery) -> tuple[int | None, str]:
+        """As `Poster.post`."""
         try:
-            status = await self._post(session, delivery)
-        except TimeoutError:
-            return None, f"no answer within {TIMEOUT:g} s"
-        except aiohttp.ClientError as exc:
-            return None, _reason(exc)
+            headers = signed_headers(self._secret, delivery.id, self._clock.now(), delivery.payload)
+            return await posts.post(delivery.url, delivery.payload, headers)
         except Exception as exc:  # one message that cannot be sent must not end the sending of others
             log.exception("webhook_failed", id=delivery.id)
             return None, f"it cannot be sent ({type(exc).__name__})"
-        if 200 <= status < 300:
-            return status, ""
-        if 300 <= status < 400:
-            return status, f"HTTP {status}: redirects are not followed"
-        return status, f"HTTP {status}"
-
-    async def _post(self, session: aiohttp.ClientSession, delivery: WebhookDelivery) -> int:
-        headers = signed_headers(self._secret, delivery.id, self._clock.now(), delivery.payload)
-        async with session.post(delivery.url, data=delivery.payload, headers=headers, allow_redirects=False) as answer:
-            # The status has said it all; the rest is taken so that the receiver is not cut off while it writes.
-            with suppress(aiohttp.ClientError, TimeoutError):
-                await _drain(answer.content)
-            return answer.status
 
 
 async def _drain(content: aiohttp.StreamReader) -> None:

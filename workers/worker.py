@@ -19,22 +19,32 @@ from workers.pipeline import Pipeline, Seams
 from workers.upstream import Upstream
 
 _BEAT = 1.0  # seconds between announcements
+_LOOK = 1.0  # seconds between looks for providers that came with a new model
 _BEAT_TTL = 4.0  # seconds without one after which other workers take this one for dead
 
 log = structlog.get_logger()
 
 
 class Worker:
-    """Runs up to `concurrency` jobs of `providers` at a time."""
+    """Runs up to `concurrency` jobs of `providers` at a time; None: of all that the catalog has, now and later."""
 
     def __init__(
-        self, seams: Seams, providers: Sequence[str], *, concurrency: int, grace: float, keep_ledger: bool = True
+        self,
+        seams: Seams,
+        providers: Sequence[str] | None = None,
+        *,
+        concurrency: int,
+        grace: float,
+        keep_ledger: bool = True,
+        keep_prompts: bool = False,
     ) -> None:
         self._seams = seams
-        self._providers = list(providers)
+        self._all = providers is None
+        self._providers = list(seams.catalog.providers() if providers is None else providers)
         self._concurrency = concurrency
         self._grace = grace
         self._keep_ledger = keep_ledger
+        self._keep_prompts = keep_prompts
         self._running: set[asyncio.Task[None]] = set()
         self._census = Census(seams.clock)
         self.id = uuid7()
@@ -49,7 +59,7 @@ class Worker:
         outcomes = OutcomeWriter(seams.queue, keep=self._keep_ledger)
         async with Upstream(limit=self._concurrency) as upstream:
             caller = Caller(upstream, seams.log, seams.clock, self.id)
-            pipeline = Pipeline(seams, caller, outcomes)
+            pipeline = Pipeline(seams, caller, outcomes, prompts=self._keep_prompts)
             async with (
                 seams.queue.consume(self._providers, self._concurrency) as consumer,
                 asyncio.TaskGroup() as group,
@@ -58,11 +68,14 @@ class Worker:
                 await self._mind_paused_lanes(consumer)
                 beating = group.create_task(self._beat(consumer))
                 taking = group.create_task(self._take(consumer, pipeline))
+                following = group.create_task(self._follow_catalog(consumer))
                 await stopping.wait()
                 taking.cancel()
+                following.cancel()
                 await consumer.stop()
                 await self._drain()
                 beating.cancel()
+            await pipeline.close()
             await seams.log.announce(self.id, 0)
 
     async def _take(self, consumer: Consumer, pipeline: Pipeline) -> None:
@@ -113,6 +126,22 @@ class Worker:
             except AppError as error:
                 log.warning("heartbeat missed", reason=error.message)
             await self._mind_paused_lanes(consumer)
+
+    async def _follow_catalog(self, consumer: Consumer) -> None:
+        """Take jobs of providers that come with a new model. One that no model is left of is served on: its lane may
+        have jobs. Apart from the heartbeat, which must not wait for the queue."""
+        while self._all:
+            await asyncio.sleep(_LOOK)
+            new = [each for each in self._seams.catalog.providers() if each not in self._providers]
+            if not new:
+                continue
+            try:
+                await consumer.add(new)
+            except Unavailable as error:
+                log.warning("jobs of new providers are not taken yet", providers=new, reason=error.message)
+            else:
+                self._providers += new
+                log.info("jobs of new providers are taken", providers=new)
 
     async def _mind_paused_lanes(self, consumer: Consumer) -> None:
         """What operators stopped stays stopped while nobody can be asked."""

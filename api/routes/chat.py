@@ -8,24 +8,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from api import errors, wishes
+from api import documents, errors, key_headers, route_access, wishes
 from api.admission import refuse_large_body
 from api.context import context_of
 from api.durable import record_of
 from api.lane_board import UNKNOWN
 from shared import chat_request
 from shared.errors import AppError, Cancelled
+from shared.job_plan import most_output
 
 router = APIRouter(tags=["chat"])
 
 _DOCUMENTATION: dict[str, Any] = {
     "summary": "Create a chat completion, streamed or whole, at any provider",
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": chat_request.Envelope.model_json_schema()}},
-        }
-    },
+    "openapi_extra": documents.request_body(chat_request.Envelope),
     "response_class": Response,
     "responses": {202: {"description": "The job, when the request preferred not to wait (`Prefer`)"}},
 }
@@ -51,20 +47,25 @@ async def _create(request: Request, model: str | None) -> Response:
     context = context_of(request)
     headers = _headers(request.scope)
     principal = context.authenticator.known(headers) or await context.authenticator.principal(headers)
+    policy = principal.policy
+    if policy.allowed_routes:
+        route_access.require(policy, request.scope["path"])
     body = await read_body(request, headers, context.settings.max_body_bytes)
     envelope = chat_request.parse(body, model)
-    wished = wishes.of(headers)
+    wished = wishes.of(headers, context.settings.management.user_header_name)
     job = context.admission.job(envelope, body, principal, wished)
     try:
         if not job.durable:
-            return await context.relay.answer(request, await context.admission.enter(job))
+            return await context.relay.answer(
+                request, await context.admission.enter(job, policy, most_output(envelope))
+            )
         if wished.webhook:
             wishes.check_webhook(wished.webhook, context.settings)
-        return await context.durable.answer(request, record_of(job, envelope, wished), wished)
+        return await context.durable.answer(request, record_of(job, envelope, wished), wished, policy)
     except AppError as error:
         told: dict[str, str] = {}
         context.pressure.tell(told, job, UNKNOWN)
-        return errors.response(error, told)
+        return errors.response(error, told | key_headers.of_policy(policy))
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -63,7 +63,7 @@ async def show(request: Request, job_id: str, body: bool = False) -> dict[str, A
 async def retry(request: Request, job_id: str) -> Response:
     context = context_of(request)
     letter = await _found(request, job_id)
-    accepted = await context.durable.submit(again(context, await _record(context, letter)))
+    accepted = await context.durable.submit(*await again(context, await _record(context, letter)))
     await context.backends.store.dead_letters.remove([letter.job_id])
     return accepted
 
@@ -142,7 +142,7 @@ def _shown(letter: DeadLetter) -> dict[str, Any]:
         "accepted_at": round(job.accepted_at, 3) if job else None,
         "api_key": job.key or None if job else None,
         "team": job.team or None if job else None,
-        "user": job.user or None if job else None,
+        "user": job.customer or job.user or None if job else None,
         "tags": list(job.tags) if job else None,
     }
 

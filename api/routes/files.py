@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from api import multipart, openai_objects, uploads
+from api import multipart, openai_objects, uploads, wishes
 from api.admission import refuse_large_body
 from api.auth import Principal
 from api.context import authenticated, context_of
@@ -50,16 +50,20 @@ _UPLOAD_FORM: dict[str, Any] = {
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD_FORM}}}},
 )
 @router.post("/files", include_in_schema=False)
-async def upload(request: Request, caller: Caller) -> dict[str, Any]:
+async def upload(request: Request, response: Response, caller: Caller) -> dict[str, Any]:
+    """Under an `Idempotency-Key` the same upload makes one file in 24 hours."""
     context = context_of(request)
     limits = uploads.Limits(context.settings.max_file_bytes, context.settings.max_batch_file_bytes)
+    key = wishes.idempotency_key(request.headers)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal():
         refuse_large_body(int(declared), limits.any + _FORM_BYTES)
     async with context.uploads.taken():
         pieces = multipart.read(request.headers.get("content-type", ""), _body(request))
-        record = await uploads.receive(context.backends.store.files, caller.key, pieces, limits, context.clock.now())
-    return openai_objects.file(record)
+        received = await uploads.receive(_files(request), caller.key, pieces, limits, context.clock.now(), key)
+    if received.replayed:
+        response.headers["x-headrace-idempotent-replayed"] = "true"
+    return openai_objects.file(received.file)
 
 
 @router.get("/v1/files", summary="List files, newest first")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Annotated, Any
 
 import orjson
@@ -10,14 +11,16 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api import wishes
 from api.auth import Principal
 from api.context import Context, authenticated, context_of
 from api.durable import record_of
 from api.job_finder import missing
 from api.job_objects import STATUSES, Traces
+from broker.policy import Policy
 from broker.records import JobQuery, JobRecord
 from shared import chat_request
-from shared.errors import Cancelled, InvalidRequest
+from shared.errors import Cancelled, InvalidKey, InvalidRequest
 from shared.job_plan import Caller as Owner
 from shared.job_plan import Wishes
 from shared.jobs import Ending, JobState
@@ -76,7 +79,9 @@ async def cancel(request: Request, caller: Caller, job_id: str) -> Response:
 
 @router.post("/v1/jobs/{job_id}/retry", summary="Run a job that has ended once more, as a new job", status_code=202)
 async def retry(request: Request, caller: Caller, job_id: str, force: bool = False) -> Response:
+    """Under an `Idempotency-Key` a job is retried once in 24 hours."""
     context = context_of(request)
+    key = wishes.idempotency_key(request.headers)
     found, _ = await context.finder.find(job_id, caller.scope)  # the log may know of an end before the store does
     old = await context.backends.store.jobs.get(job_id, caller.scope, bodies=True)
     if old is None:
@@ -85,7 +90,11 @@ async def retry(request: Request, caller: Caller, job_id: str, force: bool = Fal
         raise InvalidRequest("The job has not ended yet. Cancel it first, or wait for its end.", param="id")
     if found.state is JobState.COMPLETED and not force:
         raise InvalidRequest("The job has completed. Add ?force=true to run and pay it once more.", param="force")
-    return await context.durable.submit(again(context, old))
+    new, policy = await again(context, old)
+    if key:  # of this retry: under its own key the old job would be found, and not run again
+        request_hash = sha256(f"retry {old.job.id}".encode()).hexdigest()
+        new = replace(new, idempotency_key=key, request_hash=request_hash)
+    return await context.durable.submit(new, policy)
 
 
 async def _cancel(context: Context, caller: Principal, record: JobRecord, seen: Traces) -> tuple[JobRecord, Traces]:
@@ -103,23 +112,29 @@ async def _cancel(context: Context, caller: Principal, record: JobRecord, seen: 
     return await context.finder.find(job_id, caller.scope)
 
 
-def again(context: Context, old: JobRecord) -> JobRecord:
-    """A new job with the old one's request, on its owner's bill."""
+async def again(context: Context, old: JobRecord) -> tuple[JobRecord, Policy]:
+    """A new job with the old one's request, on its owner's bill, and what its owner may do. Raises `InvalidRequest` if
+    that is nothing any more."""
     job = old.job
+    try:
+        policy = await context.admission.gate.policies.look_up(job.key)
+    except InvalidKey as exc:
+        raise InvalidRequest(f"The job's key cannot be used any more: {exc.message}", param="id") from exc
     envelope = chat_request.parse(job.body, job.model)
     wishes = Wishes(
         retries=job.max_retries,
         tags=job.tags,
         vendor_headers=job.headers_in,
         traceparent=job.traceparent,
+        customer=job.customer,
         priority=old.priority,
         result_ttl=old.result_ttl,
         webhook=old.webhook,
         respond_async=True,
     )
-    owner = Owner(key=job.key, team=job.team, user=job.user)
+    owner = Owner(key=job.key, team=job.team, user=job.user, access=policy.access)
     new = context.admission.job(envelope, job.body, owner, wishes)
-    return replace(record_of(new, envelope, wishes), retry_of=job.id)
+    return replace(record_of(new, envelope, wishes), retry_of=job.id), policy
 
 
 def _statuses(text: str | None) -> frozenset[str]:

@@ -1,161 +1,150 @@
-"""Virtual keys, in LiteLLM's shapes: made, looked at and deleted by an administrator."""
+"""Virtual keys, in LiteLLM's shapes: made, changed, blocked and deleted."""
 
-import re
-import secrets
-from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import orjson
-from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from fastapi import APIRouter, Depends, HTTPException
 from starlette.requests import Request
 
-from api.auth import Principal, hashed
-from api.context import authenticated, context_of
-from api.routes.chat import read_body
+from api.auth import Principal
+from api.context import authenticated
+from api.management.access import Act, allowed, author, is_admin, require, subject_of
+from api.management.bodies import ManagementRoute, documented, parsed, validated
+from api.management.changes import announce
+from api.management.entries import desk_of
+from api.management.key_bodies import BulkUpdate, GenerateKey, KeyNamed, KeysNamed, UpdateKey
+from api.management.key_changes import make_key, refuse_moved, there, update_key
+from api.management.key_finder import find_key, find_keys
+from api.management.key_records import patched
+from api.management.key_views import look
 from broker.records import KeyRecord
-from broker.store_interfaces import Keys
-from shared.errors import InvalidRequest, NotFound, PermissionDenied
-from shared.validation import explain
+from shared.errors import AppError, InvalidRequest, NotFound, PermissionDenied
+from shared.ids import uuid7
 
-router = APIRouter(tags=["keys"])
+router = APIRouter(tags=["keys"], route_class=ManagementRoute)
 
-T = TypeVar("T", bound=BaseModel)
 Caller = Annotated[Principal, Depends(authenticated)]
 
-_RANDOM_BYTES = 24
-_DURATION = re.compile(r"(\d{1,9})(s|m|h|d|w|mo)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_592_000}
-_MOST_METADATA = 16_384  # bytes of JSON
-_MOST_BODY = 1024 * 1024  # bytes
-_Name = Annotated[str | None, Field(max_length=256)]
+_MOST_UPDATES = 500
 
 
-class NewKey(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    key: Annotated[str | None, Field(min_length=12, max_length=256, pattern=r"^sk-[!-~]+$")] = None
-    """The key itself, if it shall not be made here."""
-    key_alias: _Name = None
-    user_id: _Name = None
-    team_id: _Name = None
-    duration: str | None = None
-    """As `30d`; none: it does not expire."""
-    max_queue_wait: Annotated[float | None, Field(ge=0.001, le=86_400)] = None
-    """Seconds that a request of this key may wait for a worker."""
-    metadata: dict[str, Any] | None = None
-
-
-class Doomed(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    keys: Annotated[list[str], Field(min_length=1, max_length=1000)]
-    """Keys, or their hashes."""
-
-
-@router.post("/key/generate", summary="Make a virtual key; it is shown this once")
+@router.post(
+    "/key/generate",
+    summary="Make a virtual key; it is shown this once",
+    openapi_extra=documented(GenerateKey, required=False),
+)
 async def generate(request: Request, caller: Caller) -> dict[str, Any]:
-    _require_admin(caller)
-    wanted = await _parsed(request, NewKey)
-    context = context_of(request)
-    key = wanted.key or f"sk-{secrets.token_urlsafe(_RANDOM_BYTES)}"
-    now = context.clock.now()
-    record = KeyRecord(
-        hash=hashed(key),
-        name=f"sk-...{key[-4:]}",
-        alias=wanted.key_alias or "",
-        user=wanted.user_id or "",
-        team=wanted.team_id or "",
-        created_at=now,
-        expires_at=None if wanted.duration is None else now + _duration(wanted.duration),
-        max_queue_wait=wanted.max_queue_wait,
-        metadata=_bounded(wanted.metadata or {}),
-    )
-    if not await context.backends.store.keys.add(record):
-        raise InvalidRequest("This key exists already. Choose another, or let one be made.", param="key")
-    context.authenticator.keys.forget(record.hash)
-    return {"key": key, **_shown(record)}
+    return await make_key(desk_of(request, caller), await parsed(request, GenerateKey))
 
 
-@router.post("/key/delete", summary="Delete virtual keys")
-async def delete(request: Request, caller: Caller) -> dict[str, Any]:
-    _require_admin(caller)
-    hashes = {_hash(key): key for key in (await _parsed(request, Doomed)).keys}
-    context = context_of(request)
-    deleted = await context.backends.store.keys.delete(list(hashes))
-    for digest in hashes:
-        context.authenticator.keys.forget(digest)
-    if not deleted:
-        raise NotFound("No such key.", param="keys")
-    return {"deleted_keys": [hashes[digest] for digest in deleted]}
-
-
-@router.get("/key/info", summary="What is known of a key; of the caller's own, if none is named")
-async def info(request: Request, caller: Caller, key: str = "") -> dict[str, Any]:
-    digest = _hash(key) if key else caller.key
-    if digest != caller.key:
-        _require_admin(caller)
-    record = await _keys(request).get(digest)
-    if record is None:
-        raise NotFound("No such key.", param="key")
-    return {"key": key or digest, "info": _shown(record)}
-
-
-def _require_admin(caller: Principal) -> None:
-    if not caller.admin:
-        raise PermissionDenied("Only the master key may manage keys.")
-
-
-async def _parsed(request: Request, kind: type[T]) -> T:
-    body = await read_body(request, request.headers, _MOST_BODY)
-    try:
-        return kind.model_validate_json(body or b"{}")
-    except ValidationError as exc:
-        problem = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise explain({"input": "what came", **problem}, problem["loc"]) from None  # the cause would repeat a key
-
-
-def _duration(text: str) -> float:
-    match = _DURATION.fullmatch(text)
-    if match is None or int(match[1]) == 0:
+@router.post(
+    "/key/service-account/generate",
+    summary="Make a key of a team that belongs to no user",
+    openapi_extra=documented(GenerateKey, needs=["team_id"]),
+)
+async def generate_for_service(request: Request, caller: Caller) -> dict[str, Any]:
+    body = await parsed(request, GenerateKey)
+    if body.team_id is None:
         raise InvalidRequest(
-            f"Invalid value for 'duration': {text[:50]!r}; expected a number with s, m, h, d, w or mo, as 30d.",
-            param="duration",
+            "team_id is required for service account keys. Please specify `team_id` in the request body.",
+            param="team_id",
         )
-    return float(int(match[1]) * _SECONDS[match[2]])
+    account = body.service_account_id or body.key_alias or uuid7()
+    return await make_key(desk_of(request, caller), _with(body, user_id=None, service_account_id=account))
 
 
-def _bounded(metadata: dict[str, Any]) -> dict[str, Any]:
-    if len(orjson.dumps(metadata)) > _MOST_METADATA:
-        raise InvalidRequest(f"'metadata' is over {_MOST_METADATA} bytes of JSON.", param="metadata")
-    return metadata
+@router.post(
+    "/key/update",
+    summary="Change a key; what the body does not name stays as it is",
+    openapi_extra=documented(UpdateKey),
+)
+async def update(request: Request, caller: Caller) -> dict[str, Any]:
+    body = await parsed(request, UpdateKey)
+    desk = desk_of(request, caller)
+    record = await update_key(desk, body)
+    (seen,) = await look(desk, [record])
+    return {**seen.row, "key": body.key or record.hash}
 
 
-def _hash(key: str) -> str:
-    """Of a key, or of what is a hash already."""
-    return hashed(key) if key.startswith("sk-") else key
+@router.post(
+    "/key/bulk_update",
+    summary="Change up to 500 keys; one that fails leaves the others alone",
+    openapi_extra=documented(BulkUpdate),
+)
+async def bulk_update(request: Request, caller: Caller) -> dict[str, Any]:
+    if not is_admin(caller):
+        raise PermissionDenied("Only proxy admins can perform bulk key updates")
+    items = (await parsed(request, BulkUpdate)).keys
+    if not items:
+        raise InvalidRequest("No keys provided for update", param="keys")
+    if len(items) > _MOST_UPDATES:
+        raise InvalidRequest(
+            f"Maximum {_MOST_UPDATES} keys can be updated at once. Found {len(items)} keys.", param="keys"
+        )
+    desk = desk_of(request, caller)
+    done: list[tuple[str, KeyRecord]] = []
+    failed: list[dict[str, Any]] = []
+    for item in items:
+        key = str(item.get("key") or "")
+        try:
+            done.append((key, await update_key(desk, validated(item, UpdateKey))))
+        except (AppError, HTTPException) as error:
+            reason = error.message if isinstance(error, AppError) else error.detail
+            failed.append({"key": key, "key_info": None, "failed_reason": reason})
+    seen = await look(desk, [record for _, record in done])
+    succeeded = [{"key": key, "key_info": each.row} for (key, _), each in zip(done, seen, strict=True)]
+    return {"total_requested": len(items), "successful_updates": succeeded, "failed_updates": failed}
 
 
-def _shown(record: KeyRecord) -> dict[str, Any]:
-    """LiteLLM's names, dates in ISO 8601."""
-    return {
-        "key_name": record.name,
-        "token": record.hash,
-        "token_id": record.hash,
-        "key_alias": record.alias or None,
-        "user_id": record.user or None,
-        "team_id": record.team or None,
-        "created_at": _date(record.created_at),
-        "expires": None if record.expires_at is None else _date(record.expires_at),
-        "blocked": record.blocked,
-        "max_queue_wait": record.max_queue_wait,
-        "metadata": dict(record.metadata),
-    }
+@router.post(
+    "/key/delete",
+    summary="Delete keys, by their text, hash or alias; at once and everywhere",
+    openapi_extra=documented(KeysNamed),
+)
+async def delete(request: Request, caller: Caller) -> dict[str, Any]:
+    body = await parsed(request, KeysNamed)
+    desk = desk_of(request, caller)
+    keys = desk.context.backends.store.keys
+    doomed = await find_keys(keys, body.keys or (), body.key_aliases or ())
+    if not doomed:
+        raise NotFound("No keys found", param="keys")
+    for record in doomed.values():
+        if not await allowed(desk.directory, caller, Act.DELETE_KEY, subject_of(record)):
+            raise PermissionDenied("You are not authorized to delete this key")
+    deleted = set(await keys.delete(list({record.hash for record in doomed.values()}), desk.actor))
+    await announce(desk.context, *(f"key:{digest}" for digest in deleted))
+    return {"deleted_keys": [name for name, record in doomed.items() if record.hash in deleted]}
 
 
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+@router.post("/key/block", summary="Refuse a key's requests until it is unblocked", openapi_extra=documented(KeyNamed))
+async def block(request: Request, caller: Caller) -> dict[str, Any]:
+    return await _set_blocked(request, caller, blocked=True)
 
 
-def _keys(request: Request) -> Keys:
-    return context_of(request).backends.store.keys
+@router.post("/key/unblock", summary="Let a blocked key in again", openapi_extra=documented(KeyNamed))
+async def unblock(request: Request, caller: Caller) -> dict[str, Any]:
+    return await _set_blocked(request, caller, blocked=False)
+
+
+async def _set_blocked(request: Request, caller: Principal, *, blocked: bool) -> dict[str, Any]:
+    desk = desk_of(request, caller)
+    keys = desk.context.backends.store.keys
+    record = await find_key(keys, (await parsed(request, KeyNamed)).key)
+    await require(desk.directory, caller, Act.BLOCK_KEY, subject_of(record))
+    if record.blocked is not blocked:
+        body = UpdateKey(key=record.hash, blocked=blocked)
+
+        def patch(current: KeyRecord) -> KeyRecord:
+            refuse_moved(record, current)
+            return patched(current, body, now=desk.now, by=author(caller))
+
+        changed, _ = await keys.change(record.hash, patch, desk.actor, "blocked" if blocked else "unblocked")
+        record = there(changed)
+    await announce(desk.context, f"key:{record.hash}")
+    (seen,) = await look(desk, [record])
+    return seen.row
+
+
+def _with(body: GenerateKey, **values: Any) -> GenerateKey:
+    changed = body.model_copy(update=values)
+    changed.model_fields_set.update(values)
+    return changed

@@ -1,6 +1,9 @@
 """What can be called: /v1/models in OpenAI's shape, /model/info in LiteLLM's."""
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
@@ -9,18 +12,20 @@ from api.auth import Principal
 from api.context import authenticated, context_of
 from shared.catalog import Catalog, Deployment
 from shared.errors import InvalidRequest, NotFound
+from shared.model_access import EVERYTHING
 
 router = APIRouter(tags=["models"])
 
 _CREATED = 1677610602  # what LiteLLM says of every model
 _OWNER = "openai"
-_SECRET_PARAMS = ("key", "secret", "token", "password", "credentials")
+_COUNTS = re.compile("tokens|cost")  # names of tokens that nobody logs in with
+_SECRET_PARAMS = ("key", "secret", "token", "password", "credentials", "header", "authorization")
 
 
 @router.get("/v1/models", summary="List the models")
 @router.get("/models", include_in_schema=False)
 async def list_models(request: Request, caller: Annotated[Principal, Depends(authenticated)]) -> dict[str, Any]:
-    return {"object": "list", "data": [_model(name) for name in context_of(request).catalog.models()]}
+    return {"object": "list", "data": [_model(name) for name in callable_by(caller, context_of(request).catalog)]}
 
 
 @router.get("/v1/models/{model:path}", summary="One model")
@@ -28,7 +33,9 @@ async def list_models(request: Request, caller: Annotated[Principal, Depends(aut
 async def get_model(
     request: Request, model: str, caller: Annotated[Principal, Depends(authenticated)]
 ) -> dict[str, Any]:
-    if context_of(request).catalog.resolve(model) is None:
+    catalog = context_of(request).catalog
+    target = caller.access.target(model)
+    if catalog.resolve(target) is None or not caller.access.allows(target, catalog):
         raise NotFound(f"The model '{model}' does not exist or you do not have access to it.", param="model")
     return _model(model)
 
@@ -41,17 +48,17 @@ async def model_info(
     litellm_model_id: Annotated[str | None, Query(max_length=512)] = None,
 ) -> dict[str, Any]:
     catalog = context_of(request).catalog
-    deployments = _selected(catalog, litellm_model_id)
+    deployments = [each for each in catalog.deployments() if caller.access.allows(each.group, catalog)]
+    if litellm_model_id is not None:
+        deployments = [each for each in catalog.known([litellm_model_id]) if caller.access.allows(each.group, catalog)]
+        if not deployments:
+            raise InvalidRequest(f"No deployment has the id '{litellm_model_id}'.", param="litellm_model_id")
     return {"data": [_info(each) for each in deployments]}
 
 
-def _selected(catalog: Catalog, deployment_id: str | None) -> list[Deployment]:
-    if deployment_id is None:
-        return list(catalog.deployments())
-    try:
-        return [catalog.deployment(deployment_id)]
-    except KeyError as exc:
-        raise InvalidRequest(f"No deployment has the id '{deployment_id}'.", param="litellm_model_id") from exc
+def callable_by(caller: Principal, catalog: Catalog) -> list[str]:
+    """The names that the caller may ask for."""
+    return catalog.models() if caller.access is EVERYTHING else caller.access.visible(catalog)
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -63,27 +70,51 @@ def _info(deployment: Deployment) -> dict[str, Any]:
         "rpm": deployment.rpm,
         "tpm": deployment.tpm,
         "max_parallel_requests": deployment.max_parallel_requests,
-        "api_base": deployment.api_base or None,
+        "api_base": _without_secrets(deployment.api_base) or None,
         "timeout": deployment.timeout,
     }
-    params = {name: value for name, value in deployment.params.items() if not _secret(name)}
     known = {name: value for name, value in limits.items() if value is not None}
     prices = deployment.prices
     return {
         "model_name": deployment.group,
-        "litellm_params": {"model": f"{deployment.provider}/{deployment.model}", **known, **params},
+        "litellm_params": {"model": f"{deployment.provider}/{deployment.model}", **known, **public(deployment.params)},
         "model_info": {
             "id": deployment.id,
-            "db_model": False,
             "mode": "chat",
             "litellm_provider": deployment.provider,
             "key": deployment.model,
             "input_cost_per_token": prices.input,
             "output_cost_per_token": prices.output,
-            **deployment.info,
+            "db_model": False,
+            **public(deployment.info),
         },
     }
 
 
+def public(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` without what may be secret, however deep."""
+    return {name: _public(value) for name, value in params.items() if not _secret(name)}
+
+
+def _public(value: Any) -> Any:
+    match value:
+        case dict():
+            return public(value)
+        case list():
+            return [_public(each) for each in value]
+        case str() if "://" in value:
+            return _without_secrets(value)
+    return value
+
+
+def _without_secrets(address: str) -> str:
+    """Passwords stand before the host, keys in the query."""
+    try:
+        url = urlsplit(address)
+    except ValueError:
+        return ""
+    return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
 def _secret(name: str) -> bool:
-    return any(word in name.lower() for word in _SECRET_PARAMS) and "max_tokens" not in name
+    return any(word in name.lower() for word in _SECRET_PARAMS) and not _COUNTS.search(name)

@@ -1,148 +1,163 @@
-"""The ledger, in the columns that LiteLLM's users script against."""
+"""What keys, users and tags have spent, and what a request would cost: LiteLLM's `/spend/*` beside the logs."""
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+import orjson
+from fastapi import APIRouter, Depends, HTTPException, Query
+from pydantic import Field
 from starlette.requests import Request
 
 from api.auth import Principal
-from api.context import authenticated, context_of
-from api.response_headers import NANO
-from broker.records import DailySpend, SpendQuery
+from api.bill import tags
+from api.bill.days import days_or_ever
+from api.bill.totals import dearest_first, folded
+from api.bill.usage import usage_of
+from api.context import Context, authenticated
+from api.management.access import Role, role_of, sees_everything
+from api.management.bodies import Body, ManagementRoute, Name, documented, parsed
+from api.management.entries import MOST_LISTED, Desk, desk_of, every, for_each, named
+from api.management.key_views import Seen
+from api.management.people_views import user_rows
+from api.management.shapes import dollars
+from api.management.spends import Spend, spend_of
+from broker.account_records import EntryQuery, KeyQuery, Kind
+from broker.records import KeyRecord
+from broker.spend_records import Subject
+from shared import token_estimates
+from shared.accounts import key_account
+from shared.catalog import Deployment, upstream_of
 from shared.errors import InvalidRequest
-from shared.jobs import Outcome
+from shared.jobs import Usage
 
-router = APIRouter(tags=["spend"])
+router = APIRouter(tags=["spend"], route_class=ManagementRoute)
 
-_Text = Annotated[str | None, Field(max_length=512)]
+Caller = Annotated[Principal, Depends(authenticated)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Text = Annotated[str | None, Query(max_length=64)]
 
-
-class Filters(BaseModel):
-    api_key: _Text = None
-    """SHA-256 of the key, in hex."""
-    user_id: _Text = None
-    request_id: _Text = None
-    start_date: _Text = None
-    """YYYY-MM-DD, UTC."""
-    end_date: _Text = None
-    """YYYY-MM-DD, UTC; the day is included."""
-    summarize: bool = True
-    limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
-    offset: Annotated[int, Field(ge=0)] = 0
-
-    def query(self) -> SpendQuery:
-        end = _date("end_date", self.end_date)
-        return SpendQuery(
-            start=_date("start_date", self.start_date),
-            end=end + timedelta(days=1) if end else None,
-            key=self.api_key,
-            user=self.user_id,
-            request_id=self.request_id,
-            limit=self.limit,
-            offset=self.offset,
-        )
+_PAGE = 1000
 
 
-@router.get("/spend/logs", summary="Attempts, newest first; or spend by day, between two dates")
-async def spend_logs(
-    request: Request, caller: Annotated[Principal, Depends(authenticated)], filters: Annotated[Filters, Query()]
+class Calculation(Body):
+    """What a request costs before (`model` and `messages`) or after (`completion_response`) it was made."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    messages: list[Any] | None = None
+    completion_response: dict[str, Any] | None = None
+
+
+@router.get("/spend/keys", summary="Keys, those that have spent most first")
+async def spend_of_keys(request: Request, caller: Caller, limit: Limit = _PAGE) -> list[dict[str, Any]]:
+    """Rows of `/key/list`. Who does not see everything sees its own."""
+    desk = desk_of(request, caller)
+    records = await _keys(desk)
+    totals = await desk.store.bill.totals(Subject.KEY, [record.hash for record in records])
+    records.sort(key=lambda record: totals.get(record.hash, 0), reverse=True)
+    return [seen.row for seen in await _seen(desk, records[:limit], totals)]
+
+
+@router.get("/spend/users", summary="Users, those that have spent most first; or one of them")
+async def spend_of_users(
+    request: Request, caller: Caller, user_id: Name | None = None, limit: Limit = _PAGE
 ) -> list[dict[str, Any]]:
-    store = context_of(request).backends.store
-    query = filters.query()
-    if filters.start_date and filters.end_date and filters.summarize:
-        return [_day(each) for each in await store.daily(query)]
-    return [_row(each) for each in await store.spend(query)]
+    """Rows of `/user/list`. Who does not see everything sees itself."""
+    desk = desk_of(request, caller)
+    if not sees_everything(caller):
+        if user_id not in (None, caller.user):
+            raise HTTPException(403, {"error": "Not authorized to view spend for another user."})
+        if role_of(caller) is Role.NONE:
+            return []
+        user_id = caller.user
+    users = await every(desk.directory, EntryQuery(Kind.USER, ids=() if user_id is None else (user_id,)))
+    totals = await desk.store.bill.totals(Subject.USER, [user.id for user in users])
+    users.sort(key=lambda user: totals.get(user.id, 0), reverse=True)
+    return await user_rows(desk, users[:limit])
 
 
-@router.get("/global/spend", summary="What everything has cost, in dollars")
-async def global_spend(request: Request, caller: Annotated[Principal, Depends(authenticated)]) -> dict[str, Any]:
-    summary = await context_of(request).backends.store.summary()
-    return {
-        "spend": summary.cost / NANO,
-        "max_budget": 0.0,
-        "attempts": summary.attempts,
-        "models": {name: cost / NANO for name, cost in summary.by_model.items()},
-    }
+@router.get("/spend/tags", summary="Spend by tag")
+async def spend_of_tags(
+    request: Request, caller: Caller, start_date: Text = None, end_date: Text = None
+) -> list[dict[str, Any]]:
+    """Of all time, or between two dates (YYYY-MM-DD, UTC, the last one included). An attempt with several tags counts
+    for each of them."""
+    desk = desk_of(request, caller)
+    found = folded(await tags.sums(desk, days_or_ever(start_date, end_date)), lambda each: each.subject)
+    return [
+        {"individual_request_tag": tag, "log_count": totals.requests, "total_spend": totals.spend}
+        for tag, totals in dearest_first(found)
+    ]
 
 
-def _day(day: DailySpend) -> dict[str, Any]:
-    return {
-        "startTime": day.date,
-        "spend": day.cost / NANO,
-        "users": {name: cost / NANO for name, cost in day.users.items()},
-        "models": {name: cost / NANO for name, cost in day.models.items()},
-    }
-
-
-def _date(name: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError as exc:
+@router.post(
+    "/spend/calculate",
+    summary="What a request will cost, or has cost",
+    openapi_extra=documented(Calculation),
+)
+async def calculate(request: Request, caller: Caller) -> dict[str, float]:
+    """Before the call the tokens of the prompt are an estimate, and the answer's are not counted. Where a model has
+    several deployments it is the dearest that counts; models that are not configured cost what the public price list
+    says."""
+    body = await parsed(request, Calculation)
+    desk = desk_of(request, caller)
+    tier = ""
+    if body.model is not None:
+        if body.messages is None:
+            raise InvalidRequest("Bad Request - messages must be provided if 'model' is provided", param="messages")
+        model, usage = body.model, Usage(input=token_estimates.prompt_tokens(orjson.dumps(body.messages)))
+    elif body.completion_response is not None:
+        model, usage, tier = usage_of(body.completion_response)
+    else:
+        raise InvalidRequest("Bad Request - Either 'model' or 'completion_response' must be provided", param="model")
+    prices = desk.context.admission.gate.prices
+    cost = await prices.known(_deployments(desk.context, model), usage, service_tier=tier)
+    if cost is None:
         raise InvalidRequest(
-            f"Invalid value for '{name}': expected YYYY-MM-DD, got {text[:50]!r}.", param=name
-        ) from exc
+            f"This model isn't mapped yet. model={model}. Give it prices in the config: input_cost_per_token ...",
+            param="model",
+        )
+    return {"cost": dollars(cost)}
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
-    """One attempt; `request_id` is unique to it, retries of a request share `litellm_call_id`."""
-    usage = outcome.usage
-    first = outcome.attempt == 1
-    return {
-        "request_id": outcome.response_id if first else f"{outcome.response_id}-{outcome.attempt}",
-        "litellm_call_id": outcome.job_id,
-        "attempt": outcome.attempt,
-        "call_type": "acompletion",
-        "api_key": outcome.key,
-        "spend": outcome.cost / NANO,
-        "total_tokens": usage.total,
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.output,
-        "startTime": _time(outcome.started_at),
-        "endTime": _time(outcome.started_at + outcome.duration),
-        "completionStartTime": None if outcome.ttft is None else _time(outcome.started_at + outcome.ttft),
-        "request_duration_ms": round(outcome.duration * 1000),
-        "queue_wait_ms": round(outcome.queue_wait * 1000, 3),
-        "model": outcome.upstream_model,
-        "model_id": outcome.deployment,
-        "model_group": outcome.group,
-        "custom_llm_provider": outcome.provider,
-        "user": outcome.user,
-        "end_user": outcome.user,
-        "team_id": outcome.team or None,
-        "request_tags": list(outcome.tags),
-        "status": "success" if outcome.status == "success" else "failure",
-        "metadata": _metadata(outcome),
-    }
+def _deployments(context: Context, model: str) -> Sequence[Deployment]:
+    if context.catalog.resolve(model) is not None:
+        return context.catalog.group(model)
+    found = upstream_of(model)
+    return [Deployment(id="", group=model, provider=found[0], model=found[1])] if found else []
 
 
-def _metadata(outcome: Outcome) -> dict[str, Any]:
-    usage = outcome.usage
-    metadata: dict[str, Any] = {
-        "user_api_key": outcome.key,
-        "status": outcome.status,
-        "stream": outcome.stream,
-        "usage_estimated": usage.estimated,
-        "usage_object": {
-            "input_tokens": usage.input,
-            "cache_read_input_tokens": usage.cache_read,
-            "cache_creation_input_tokens": usage.cache_write + usage.cache_write_1h,
-            "output_tokens": usage.output,
-            "reasoning_tokens": usage.reasoning,
-        },
-        "attempted_retries": outcome.attempt - 1,
-    }
-    if outcome.error_code:
-        metadata["error_information"] = {
-            "error_class": outcome.error_code,
-            "error_message": outcome.error_message,
-            "llm_provider": outcome.provider,
-        }
-    return metadata
+async def _keys(desk: Desk) -> list[KeyRecord]:
+    """All that the caller may see, as far as 10,000."""
+    caller = desk.caller
+    if role_of(caller) is Role.NONE:
+        record = await desk.store.keys.get(caller.key)
+        return [record] if record else []
+    user = None if sees_everything(caller) else caller.user
+    found: list[KeyRecord] = []
+    while len(found) < MOST_LISTED:
+        page = await desk.store.keys.find(KeyQuery(user=user, offset=len(found), limit=_PAGE))
+        found += page
+        if len(page) < _PAGE:
+            break
+    return found
 
 
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+async def _seen(desk: Desk, records: Sequence[KeyRecord], totals: Mapping[str, int]) -> list[Seen]:
+    """As `key_views.look`, without asking the bill for every key: only for those that have spent something, and have a
+    budget that starts anew."""
+    calendar = desk.context.settings.management.calendar
+    by_hash = {record.hash: record for record in records}
+    ids = [str(record.fields["budget_id"]) for record in records if record.fields.get("budget_id")]
+    entries = await named(desk.directory, Kind.BUDGET, ids)
+    budgets: dict[str, Mapping[str, Any] | None] = {}
+    for record in records:
+        entry = entries.get(str(record.fields.get("budget_id")))
+        budgets[record.hash] = {"budget_id": entry.id, **entry.fields} if entry else None
+
+    async def spend(hash: str) -> Spend:
+        fields = {**(budgets[hash] or {}), **by_hash[hash].fields}
+        total = totals.get(hash, 0)
+        return await spend_of(desk.store.bill, key_account(hash), fields, desk.now, calendar, total=total)
+
+    spends = await for_each(list(by_hash), spend)
+    return [Seen(record, spends[record.hash], budgets[record.hash]) for record in records]

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Self
 
 from broker.events.cancellations import Cancellations
+from broker.events.changes import Changes
 from broker.events.follower import LogFollower, Page
 from broker.events.followers import Followers
 from broker.events.presence import MAX_REPORTS, checked
@@ -53,6 +54,7 @@ class MemoryEventLog:
         self._followers = Followers(self._read)
         self._tails = Followers(self._read)
         self._cancelled = Cancellations()
+        self._changes = Changes()
         self._claims: dict[tuple[str, int], float] = {}  # (job id, attempt) -> until; of the last few seconds
         self._paused: set[str] = set()
         self._workers: dict[str, tuple[float, bytes]] = {}  # id -> (until, report); as many as this process has had
@@ -121,6 +123,12 @@ class MemoryEventLog:
 
     def on_cancel(self, job_id: str, callback: Callable[[], None]) -> AbstractContextManager[None]:
         return self._cancelled.watch(job_id, callback)
+
+    async def announce_change(self, subject: str) -> None:
+        self._changes.tell(subject)
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        self._changes.watch(callback)
 
     async def announce(self, worker: str, ttl: float, report: bytes = b"") -> None:
         if ttl > 0:

@@ -3,7 +3,7 @@
 Keys, under the namespace: `job:{id}` the log, `claim:{id}:<attempt>`, `cancel:{id}`, `body:{id}` the claim check,
 `worker:{id}` its life sign and report, `workers` the ids of those that announced themselves (a sorted set by the end of
 the announcement, in milliseconds since the epoch), `paused` the lanes that operators have stopped (a set),
-`wake:<process>` (see `redis_tailer`); channels: `reply:<process>` and `cancel`. The braces are a hash tag:
+`wake:<process>` (see `redis_tailer`); channels: `reply:<process>`, `cancel` and `changes`. The braces are a hash tag:
 in a cluster, all keys of a job live on one shard.
 
 A doorbell carries the events themselves, each after its length, so the usual path never reads the log.
@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Self
 
 from broker.events.cancellations import CANCEL_TTL, Cancellations
+from broker.events.changes import Changes
 from broker.events.follower import LogFollower, Page
 from broker.events.followers import Followers
 from broker.events.presence import MAX_REPORTS, checked
@@ -51,12 +52,17 @@ class RedisEventLog:
         self._channel = uuid7()
         self._followers = Followers(self._read)
         self._cancelled = Cancellations()
+        self._changes = Changes()
         self._listening_since = float("inf")  # seconds since the epoch
         self._pipe = Pipe(url)
         self._body_pipe = Pipe(url, timeout=_BODY_TIMEOUT)  # so that a large body does not hold up the tokens
         self._subscription = Subscription(
             url,
-            {self._reply(self._channel): self._on_doorbell, f"{namespace}:cancel": self._on_cancelled},
+            {
+                self._reply(self._channel): self._on_doorbell,
+                f"{namespace}:cancel": self._on_cancelled,
+                f"{namespace}:changes": self._on_changed,
+            },
             on_up=self._on_up,
             on_down=self._on_down,
         )
@@ -136,6 +142,13 @@ class RedisEventLog:
 
     def on_cancel(self, job_id: str, callback: Callable[[], None]) -> AbstractContextManager[None]:
         return self._cancelled.watch(job_id, callback)
+
+    async def announce_change(self, subject: str) -> None:
+        self._changes.tell(subject)
+        await self._pipe.submit(("PUBLISH", f"{self._namespace}:changes", subject), patient=True)
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        self._changes.watch(callback)
 
     async def announce(self, worker: str, ttl: float, report: bytes = b"") -> None:
         key, workers = self._key("worker", worker), f"{self._namespace}:workers"
@@ -229,8 +242,12 @@ class RedisEventLog:
     def _on_cancelled(self, payload: bytes) -> None:
         self._cancelled.add(payload.decode())
 
+    def _on_changed(self, payload: bytes) -> None:
+        self._changes.tell(payload.decode(errors="replace"))
+
     def _on_up(self) -> None:
         self._listening_since = time.time()
+        self._changes.tell("")
         self._followers.distrust_all()
         self._check_cancellations()
 

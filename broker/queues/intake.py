@@ -69,6 +69,11 @@ class Intake(Generic[Item]):
                 getter.set_result(None)
                 return
 
+    def wake_all(self) -> None:
+        """Every waiting getter looks again."""
+        for _ in range(len(self._getters)):
+            self.wake()
+
     def pause(self, provider: str, lane: Lane | None, seconds: float, resume: Callable[[str], None]) -> None:
         """Hand out nothing of `provider` for so long, or only of one lane nothing but `FIRST` interactive items; then
         call `resume`. 0 resumes at once."""
@@ -90,7 +95,7 @@ class Intake(Generic[Item]):
     def hold(self, lanes: Collection[tuple[str, Lane]]) -> None:
         """Hand out nothing of these lanes until they are left out of a later call."""
         self._held = frozenset(lanes)
-        self._wake_all()
+        self.wake_all()
 
     def held(self, provider: str, lane: Lane) -> bool:
         return (provider, lane) in self._held
@@ -135,8 +140,4 @@ class Intake(Generic[Item]):
     def _resume(self, provider: str, lane: Lane | None, resume: Callable[[str], None]) -> None:
         if self._pauses.pop((provider, lane), None) is not None:
             resume(provider)
-        self._wake_all()
-
-    def _wake_all(self) -> None:
-        for _ in range(len(self._getters)):
-            self.wake()
+        self.wake_all()

@@ -18,6 +18,14 @@ class LaneRotation:
         self._lanes = sorted(set(lanes), key=lambda lane: -QUANTUM[lane])
         self._credit = {provider: dict.fromkeys(self._lanes, 0) for provider in self._providers}
 
+    def add(self, provider: str) -> bool:
+        """Whether it is new."""
+        if provider in self._credit:
+            return False
+        self._providers.append(provider)
+        self._credit[provider] = dict.fromkeys(self._lanes, 0)
+        return True
+
     def next(self, waiting: Callable[[str, Lane], bool]) -> tuple[str, Lane] | None:
         """The lane to take one job from, among those that `waiting` says have one; None when none has."""
         for _ in range(len(self._providers)):

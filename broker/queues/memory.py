@@ -102,20 +102,16 @@ class MemoryQueue:
     async def consume(
         self, providers: Sequence[str], prefetch: int, lanes: Sequence[Lane] = (Lane.INTERACTIVE, Lane.BATCH)
     ) -> AsyncIterator["MemoryConsumer"]:
-        await self.declare(providers)
-        keys = [(provider, lane) for provider in dict.fromkeys(providers) for lane in lanes]
-        consumer = MemoryConsumer(self, keys, prefetch)
-        served = [self._lanes[key] for key in keys]
-        for lane in served:
-            lane.consumers += 1
+        consumer = MemoryConsumer(self, lanes, prefetch)
+        await consumer.add(providers)
         self._consumers.add(consumer)
         try:
             yield consumer
         finally:
             await consumer.stop()
             self._consumers.discard(consumer)
-            for lane in served:
-                lane.consumers -= 1
+            for key in consumer.lanes:
+                self._lanes[key].consumers -= 1
             consumer.leave()
 
     def record(self, outcomes: Sequence[Outcome], endings: Sequence[Ending] = ()) -> "asyncio.Future[None]":
@@ -167,6 +163,10 @@ class MemoryQueue:
         return [(Job.from_wire(letter.headers, letter.body), letter.reason) for letter in letters]
 
     # Below: what consumers and deliveries of this module call.
+
+    def served(self, provider: str, kind: Lane) -> None:
+        """One consumer more takes jobs of the lane."""
+        self._lanes[provider, kind].consumers += 1
 
     def head(self, provider: str, kind: Lane) -> int | None:
         lane = self._lanes[provider, kind]
@@ -244,21 +244,31 @@ class MemoryQueue:
 
 
 class MemoryConsumer:
-    def __init__(self, queue: MemoryQueue, lanes: Sequence[tuple[str, Lane]], prefetch: int) -> None:
+    def __init__(self, queue: MemoryQueue, kinds: Sequence[Lane], prefetch: int) -> None:
+        self.lanes: list[tuple[str, Lane]] = []
         self._queue = queue
-        self._lanes = lanes
-        rotation = LaneRotation([provider for provider, _ in lanes], [lane for _, lane in lanes])
+        self._kinds = kinds
+        self._rotation = LaneRotation([], kinds)
         self._unsettled: dict[int, MemoryDelivery] = {}
-        self.intake: Intake[MemoryDelivery] = Intake(rotation, prefetch, queue.head, self._take)
+        self.intake: Intake[MemoryDelivery] = Intake(self._rotation, prefetch, queue.head, self._take)
 
     async def get(self) -> "MemoryDelivery":
         return await self.intake.next()
+
+    async def add(self, providers: Sequence[str]) -> None:
+        await self._queue.declare(providers)
+        for provider in providers:
+            if self._rotation.add(provider):
+                for kind in self._kinds:
+                    self.lanes.append((provider, kind))
+                    self._queue.served(provider, kind)
+        self.intake.wake_all()
 
     async def pause(self, provider: str, seconds: float, lane: Lane | None = None) -> None:
         self.intake.pause(provider, lane, seconds, resume=lambda _: None)
 
     async def pause_lanes(self, lanes: Collection[str]) -> None:
-        self.intake.hold([lane for lane in self._lanes if lane_id(*lane) in lanes])
+        self.intake.hold([lane for lane in self.lanes if lane_id(*lane) in lanes])
 
     async def stop(self) -> None:
         self.intake.close()

@@ -102,15 +102,8 @@ class RabbitQueue:
     async def consume(
         self, providers: Sequence[str], prefetch: int, lanes: Sequence[Lane] = (Lane.INTERACTIVE, Lane.BATCH)
     ) -> AsyncIterator[RabbitConsumer]:
-        await self.declare(providers)
-        feeds = [
-            LaneFeed(
-                provider, lane, topology.lane_queues(provider, lane, self._namespace), self._meters[provider, lane]
-            )
-            for lane in sorted(set(lanes), reverse=True)  # interactive first
-            for provider in dict.fromkeys(providers)
-        ]
-        consumer = RabbitConsumer(self, feeds, prefetch)
+        consumer = RabbitConsumer(self, lanes, prefetch)
+        consumer.serve(await self.feeds(providers, lanes))
         consumer.link = Link(self._url, opened=consumer.opened, lost=consumer.lost)
         await consumer.link.open(START_PATIENCE)
         self._consumers.add(consumer)
@@ -122,6 +115,17 @@ class RabbitQueue:
                 await consumer.leave()
             finally:
                 await consumer.link.close()
+
+    async def feeds(self, providers: Sequence[str], lanes: Sequence[Lane]) -> list[LaneFeed]:
+        """For a consumer: these lanes, declared, none of them consumed yet."""
+        await self.declare(providers)
+        return [
+            LaneFeed(
+                provider, lane, topology.lane_queues(provider, lane, self._namespace), self._meters[provider, lane]
+            )
+            for lane in sorted(set(lanes), reverse=True)  # interactive first
+            for provider in dict.fromkeys(providers)
+        ]
 
     def on_loss(self, callback: Callable[[], None]) -> None:
         self._on_loss.append(callback)

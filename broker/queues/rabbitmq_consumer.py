@@ -37,7 +37,9 @@ PUBLISH_TIMEOUT = 60.0  # seconds; the publisher gives up long before
 
 
 class Exchange(Protocol):
-    """What a delivery needs of the queue it came from."""
+    """What a consumer and its deliveries need of their queue."""
+
+    async def feeds(self, providers: Sequence[str], lanes: Sequence[Lane]) -> "list[LaneFeed]": ...
 
     def bury(self, provider: str, headers: bytes, body: bytes, reason: str) -> "asyncio.Future[None]": ...
 
@@ -58,22 +60,38 @@ class LaneFeed:
 
 
 class RabbitConsumer:
-    def __init__(self, queue: Exchange, feeds: Sequence[LaneFeed], prefetch: int) -> None:
-        self.feeds = {(feed.provider, feed.lane): feed for feed in feeds}
+    def __init__(self, queue: Exchange, lanes: Sequence[Lane], prefetch: int) -> None:
+        self.feeds: dict[tuple[str, Lane], LaneFeed] = {}
         self.link: Link
         self._queue = queue
+        self._lanes = lanes
         self._prefetch = prefetch
         self._stopped = False
         self._changing = asyncio.Lock()  # one change of a lane's consumer at a time
         self._resuming: set[asyncio.Task[None]] = set()
-        rotation = LaneRotation([feed.provider for feed in feeds], [feed.lane for feed in feeds])
-        self.intake: Intake[RabbitDelivery | None] = Intake(rotation, prefetch, self._head, self._take)
+        self._rotation = LaneRotation([], lanes)
+        self.intake: Intake[RabbitDelivery | None] = Intake(self._rotation, prefetch, self._head, self._take)
 
     async def get(self) -> "RabbitDelivery":
         while True:
             delivery = await self.intake.next()
             if delivery is not None:
                 return delivery
+
+    async def add(self, providers: Sequence[str]) -> None:
+        new = [each for each in dict.fromkeys(providers) if not self.feeds_of(each)]
+        if new:
+            feeds = await self._queue.feeds(new, self._lanes)
+            self.serve(feeds)
+            for feed in feeds:
+                await self._consume_again(feed)
+
+    def serve(self, feeds: Sequence[LaneFeed]) -> None:
+        """Consume these lanes from the next time that the channel opens."""
+        # A new dictionary: somebody may be on the way through the old one, at an await.
+        self.feeds = {(feed.provider, feed.lane): feed for feed in (*self.feeds.values(), *feeds)}
+        for feed in feeds:
+            self._rotation.add(feed.provider)
 
     async def pause(self, provider: str, seconds: float, lane: Lane | None = None) -> None:
         self.intake.pause(provider, lane, seconds, self._resume)

@@ -111,6 +111,20 @@ async def execute(
     return result.rowcount
 
 
+def accumulate(table: sa.Table, sums: Sequence[str]) -> dict[str, sa.TextClause]:
+    """By dialect, the statement that adds rows from the parameter `rows`. Where the primary key is there already, that
+    row's `sums` grow by the new one's."""
+    names = ", ".join(column.name for column in table.columns)
+    key = ", ".join(column.name for column in table.primary_key)
+    grown = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in sums)
+    return {
+        dialect: sa.text(
+            f"INSERT INTO {table.name} ({names}) {select(table.columns)} ON CONFLICT ({key}) DO UPDATE SET {grown}"
+        )
+        for dialect, select in _SELECTS.items()
+    }
+
+
 def update(table: sa.Table, columns: Sequence[str], computed: Mapping[str, str]) -> dict[str, sa.TextClause]:
     """By dialect, the statement that sets columns of the rows that `rows` names by their `id`. `computed` are columns
     set to an expression, in which the parameters' rows are called `given`."""

@@ -14,9 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
 from broker.records import DailySpend, SpendQuery, SpendSummary
-from broker.store import leases, ledger, revisions
+from broker.store import leases, ledger, reports, revisions, rollups
 from broker.store.batches import BatchStore
+from broker.store.bill import BillStore
 from broker.store.dead_letters import DeadLetterStore
+from broker.store.directory import DirectoryStore
 from broker.store.endings import end as end_jobs
 from broker.store.files import FileStore
 from broker.store.jobs import JobStore
@@ -63,6 +65,8 @@ class Database:
         self.webhooks = WebhookStore(self._transactions)
         self.dead_letters = DeadLetterStore(self._transactions)
         self.keys = KeyStore(self._transactions)
+        self.directory = DirectoryStore(self._transactions)
+        self.bill = BillStore(self._transactions)
 
     async def __aenter__(self) -> Self:
         self._engines = self._open_engines()
@@ -83,14 +87,15 @@ class Database:
         return await self._transactions.read(revisions.is_newest)
 
     async def record(self, outcomes: Sequence[Outcome], endings: Sequence[Ending] = ()) -> int:
-        rows = ledger.encode(outcomes)
+        rows = ledger.rows_of(outcomes)
         now = time.time()
 
         async def record(connection: AsyncConnection) -> int:
-            new = await ledger.insert(connection, rows, now) if outcomes else 0
+            new = await ledger.insert(connection, rows, now) if outcomes else []
             if endings:
                 await end_jobs(connection, endings, now)
-            return new
+            await rollups.grow(connection, new)  # last: other recorders add to the same sums, and wait for the commit
+            return len(new)
 
         return await self._transactions.write(record) if outcomes or endings else 0
 
@@ -104,10 +109,10 @@ class Database:
         return await self._transactions.read(lambda connection: ledger.select(connection, query))
 
     async def daily(self, query: SpendQuery) -> list[DailySpend]:
-        return await self._transactions.read(lambda connection: ledger.daily(connection, query))
+        return await self._transactions.read(lambda connection: reports.daily(connection, query))
 
     async def summary(self) -> SpendSummary:
-        return await self._transactions.read(ledger.summary)
+        return await self._transactions.read(reports.summary)
 
     async def ping(self) -> None:
         await self._transactions.read(lambda connection: connection.execute(sa.text("SELECT 1")))

@@ -1,12 +1,10 @@
-"""The tables of files, webhook deliveries, dead letters and keys."""
+"""The tables of files and their idempotency keys, webhook deliveries and dead letters."""
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from broker.store.tables import ERROR_MESSAGE_LENGTH, URL_LENGTH, CleanText, metadata
 
 _Seconds = sa.Double
-_Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 files = sa.Table(
     "files",
@@ -33,6 +31,22 @@ file_chunks = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+# A table of its own: an insert finds the key taken without failing, which an update of `files` could not.
+file_keys = sa.Table(
+    "file_keys",
+    metadata,
+    sa.Column(
+        "file_id",
+        CleanText,
+        sa.ForeignKey("files.id", name="file_keys_file_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    sa.Column("owner", CleanText, nullable=False),
+    sa.Column("idempotency_key", CleanText, nullable=False),
+    sa.Column("request_hash", CleanText, nullable=False),
+    sa.Index("file_keys_owner", "owner", "idempotency_key", unique=True),
 )
 
 webhook_deliveries = sa.Table(
@@ -67,20 +81,4 @@ dead_letters = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("died_at", _Seconds, nullable=False),
     sa.Index("dead_letters_died_at", "died_at", "job_id"),
-)
-
-keys = sa.Table(
-    "keys",
-    metadata,
-    sa.Column("hash", CleanText, primary_key=True),
-    sa.Column("name", CleanText, nullable=False),
-    sa.Column("alias", CleanText, nullable=False),
-    sa.Column("user_id", CleanText, nullable=False),
-    sa.Column("team_id", CleanText, nullable=False),
-    sa.Column("created_at", _Seconds, nullable=False),
-    sa.Column("expires_at", _Seconds, nullable=True),
-    sa.Column("blocked", sa.Boolean, nullable=False),
-    sa.Column("max_queue_wait", _Seconds, nullable=True),
-    sa.Column("metadata", _Json, nullable=False),
-    sa.Index("keys_created_at", "created_at", "hash"),
 )

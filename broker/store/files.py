@@ -8,8 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from broker.records import FileRecord
+from broker.records import FileRecord, KeyedFile
+from broker.store import file_keys
 from broker.store.file_tables import file_chunks, files
+from broker.store.job_tables import IDEMPOTENCY_WINDOW
 from broker.store.paging import Order, upsert
 from broker.store.transactions import Transactions
 from shared.errors import InvalidRequest, NotFound
@@ -47,20 +49,22 @@ class FileStore:
         self, file_id: str, size: int, *, purpose: str | None = None, expires_at: float | None = None
     ) -> None:
         """Raises `InvalidRequest` when fewer than `size` bytes were written, `NotFound` when there is no such file."""
+        given = {"bytes": size, "purpose": purpose, "expires_at": expires_at}
+        await self._transactions.write(lambda connection: _seal(connection, file_id, given))
 
-        given = {"purpose": purpose, "expires_at": expires_at}
-        values = {name: value for name, value in given.items() if value is not None}
+    async def seal_once(self, record: FileRecord, idempotency_key: str, request_hash: str) -> KeyedFile | None:
+        """Raises as `seal` does, and `Unavailable` when the key changes hands meanwhile."""
+        key = file_keys.Key(record.owner, idempotency_key, request_hash)
+        holds = [*self._visible(record.owner), files.c.created_at >= self._now() - IDEMPOTENCY_WINDOW]
+        given = {"bytes": record.bytes, "purpose": record.purpose, "expires_at": record.expires_at}
 
-        async def seal(connection: AsyncConnection) -> None:
-            statement = sa.update(files).where(files.c.id == file_id).values(bytes=size, ready=True, **values)
-            if not (await connection.execute(statement)).rowcount:
-                raise NotFound(f"File {file_id} cannot be completed: it is gone.")
-            sizes = sa.select(sa.func.coalesce(sa.func.sum(file_chunks.c.size), 0))
-            written = await connection.scalar(sizes.where(file_chunks.c.file_id == file_id))
-            if written is None or written < size:
-                raise InvalidRequest(f"File {file_id} cannot be completed: {written} of {size} bytes were written.")
+        async def seal(connection: AsyncConnection) -> KeyedFile | None:
+            holder = await file_keys.take(connection, record.id, key, holds)
+            if holder is None:
+                await _seal(connection, record.id, given)
+            return holder
 
-        await self._transactions.write(seal)
+        return await self._transactions.write(seal)
 
     async def abandon(self, file_id: str) -> None:
         async def unsealed(connection: AsyncConnection) -> bool:
@@ -154,6 +158,17 @@ async def _write(connection: AsyncConnection, file_id: str, number: int, data: b
         set_={"size": statement.excluded.size, "data": statement.excluded.data},
     )
     return bool((await connection.execute(statement)).rowcount)
+
+
+async def _seal(connection: AsyncConnection, file_id: str, given: dict[str, Any]) -> None:
+    values = {name: value for name, value in given.items() if value is not None}
+    statement = sa.update(files).where(files.c.id == file_id).values(ready=True, **values)
+    if not (await connection.execute(statement)).rowcount:
+        raise NotFound(f"File {file_id} cannot be completed: it is gone.")
+    sizes = sa.select(sa.func.coalesce(sa.func.sum(file_chunks.c.size), 0))
+    written = await connection.scalar(sizes.where(file_chunks.c.file_id == file_id))
+    if written is None or written < given["bytes"]:
+        raise InvalidRequest(f"File {file_id} cannot be completed: {written} of {given['bytes']} bytes were written.")
 
 
 async def _locate(connection: AsyncConnection, file_id: str, offset: int) -> tuple[int, int]:

@@ -107,7 +107,7 @@ def _request_row(record: JobRecord, large: bulk.Bytes) -> dict[str, Any]:
         "line_of": record.batch_id,
         "custom_id": record.custom_id[:TEXT_LENGTH],
         "model": job.model[:TEXT_LENGTH],
-        "user_id": job.user[:TEXT_LENGTH],
+        "user_id": (job.customer or job.user)[:TEXT_LENGTH],
         "tags": "\n".join([tag[:TEXT_LENGTH] for tag in job.tags[:MAX_TAGS]]),
         "weight": max(record.weight, 1),
         "request_hash": record.request_hash,

@@ -15,7 +15,7 @@ from broker.store.tables import TEXT_LENGTH, URL_LENGTH, CleanText, metadata
 MAX_TAGS = 64
 
 IDEMPOTENCY_WINDOW = 86_400.0
-"""Seconds from its acceptance that the idempotency key of a job or batch stands for it."""
+"""Seconds from its acceptance that the idempotency key of a job, batch or file stands for it."""
 
 _Seconds = sa.Double
 

@@ -43,6 +43,12 @@ _Tokens = sa.BigInteger
 _NanoDollars = sa.BigInteger
 _Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
+
+def _partial(name: str, *columns: str, where: str) -> sa.Index:
+    condition = sa.text(where)
+    return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
+
 # The primary key is what makes accounting exact: an outcome that the queue delivers twice finds its row there. Job ids
 # are UUIDv7 and so ordered by time, which lets a later migration partition the table by ranges of this very key.
 ledger = sa.Table(
@@ -78,8 +84,76 @@ ledger = sa.Table(
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("tags", _Json, nullable=False),
     sa.Column("response_id", sa.Text, nullable=False),
+    sa.Column("customer_id", sa.Text, nullable=False, server_default=""),
     sa.Index("ledger_started_at", "started_at"),
     sa.Index("ledger_key_hash", "key_hash", "started_at"),
     sa.Index("ledger_user_id", "user_id", "started_at"),
     sa.Index("ledger_response_id", "response_id"),
+    # Of those rows only that have one: whatever is in an index makes recording slower.
+    _partial("ledger_team_id", "team_id", "started_at", where="team_id <> ''"),
+    _partial("ledger_customer_id", "customer_id", "started_at", where="customer_id <> ''"),
+    _partial("ledger_failed", "started_at", where="status <> 'success'"),
 )
+
+# Requests and answers, where an installation keeps prompts.
+payloads = sa.Table(
+    "payloads",
+    metadata,
+    sa.Column("job_id", sa.Text, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("created_at", _Seconds, nullable=False),
+    sa.Column("request", sa.LargeBinary, nullable=False),
+    sa.Column("response", sa.LargeBinary, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["job_id", "attempt"], ["ledger.job_id", "ledger.attempt"], name="payloads_ledger", ondelete="CASCADE"
+    ),
+)
+
+# --- Rollups --------------------------------------------------------------------------------------------------------
+
+SUMS = (
+    "cost_nanodollars",
+    "prompt_tokens",
+    "completion_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "requests",
+    "succeeded",
+)
+"""What every rollup adds up; prompt tokens are all input, cached or not."""
+
+
+def _rollup(name: str, *dimensions: str, indexes: tuple[str, ...] = ()) -> sa.Table:
+    """Sums over the ledger by UTC day, counted from 1970-01-01, and these dimensions.
+
+    `id` stands for the dimensions in the primary key: an entry of PostgreSQL's indexes holds at most 2,704 bytes, and
+    some of the texts are the clients' own.
+    """
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("id", sa.Uuid(as_uuid=False), primary_key=True),
+        *(sa.Column(dimension, sa.Text, nullable=False) for dimension in dimensions),
+        *(sa.Column(each, sa.BigInteger, nullable=False) for each in SUMS),
+        *(sa.Index(f"{name}_{dimension}", dimension, "day") for dimension in indexes),
+        info={"dimensions": dimensions},
+    )
+
+
+daily_totals = _rollup("daily_totals", "model_group", "upstream_model", "provider", "endpoint")
+
+# A twentieth of the next one where keys use twenty models: budgets and reports without models are answered from it.
+daily_keys = _rollup("daily_keys", "key_hash", "team_id", "user_id", indexes=("key_hash", "team_id", "user_id"))
+
+daily_spend = _rollup(
+    "daily_spend",
+    *("key_hash", "team_id", "user_id", "model_group", "upstream_model", "provider", "endpoint"),
+    indexes=("key_hash", "team_id", "user_id"),
+)
+
+daily_customers = _rollup(
+    "daily_customers", "customer_id", "model_group", "upstream_model", "provider", indexes=("customer_id",)
+)
+
+daily_tags = _rollup("daily_tags", "tag", "key_hash", "model_group", "upstream_model", "provider", indexes=("tag",))

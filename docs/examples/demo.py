@@ -135,9 +135,7 @@ async def show_bill(client: AsyncOpenAI, answers: int) -> None:
     console.rule("The bill", align="left")
     rows, total = await demo_bill.complete_bill(client, answers)
     console.print(demo_bill.table(rows, total))
-    refused = sum(
-        row["metadata"].get("error_information", {}).get("error_class") == "upstream_rate_limited" for row in rows
-    )
+    refused = sum(row["metadata"].get("error_information", {}).get("error_class") == "RateLimitError" for row in rows)
     console.print(
         f"{answers:,} answers took {len(rows):,} attempts, each of them in the ledger once.\n"
         f"The provider refused {refused} of them because a key was over its limit."

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from broker.account_interfaces import Accounts
 from broker.interfaces import JobQueue, Limiter
 from broker.queues import memory, rabbitmq
 from broker.store.database import Database, connect
 from shared.jobs import Job
+from tests.conformance import accounts as account_openers
 from tests.conformance.limiters import opener
 from tests.conformance.queues import BOUND, World, clean, rabbit_dead_letters
 from tests.fakes.clock import FakeClock
@@ -81,3 +83,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 async def limiter(backend: str, namespace: str, clock: FakeClock) -> AsyncIterator[Limiter]:
     async with opener(backend, namespace, clock)() as limiter:
         yield limiter
+
+
+@pytest.fixture
+async def accounts(backend: str, namespace: str, clock: FakeClock) -> AsyncIterator[Accounts]:
+    async with account_openers.opener(backend, namespace, clock)() as accounts:
+        yield accounts

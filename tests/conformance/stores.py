@@ -11,6 +11,20 @@ from tests.fakes.schema import make_schema
 
 NOON = 1_767_268_800.0  # 2026-01-01T12:00:00Z, where FakeClock starts
 
+HOSTILE = (
+    "'; DROP TABLE keys; --",
+    '" OR 1=1 --',
+    "%' UNION SELECT * FROM audit --",
+    "$.a\"]'",
+    ":hash ? $1 %s {0}",
+    "a\x00b",
+    "c\ud800d",
+    "line\r\nSet-Cookie: a=b",
+    "/_%\\",
+    "\u202e\U0001f511",
+)
+"""Texts that mean something to a database, to a client or to nobody."""
+
 
 @asynccontextmanager
 async def transactions(url: str) -> AsyncIterator[Transactions]:

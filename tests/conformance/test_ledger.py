@@ -40,6 +40,7 @@ async def test_every_field_of_an_outcome_comes_back_as_it_went_in(store: Databas
         key="ab" * 32,
         team="t1",
         user="u1",
+        customer="c1",
         tags=("a", "ü,{}"),
         response_id="chatcmpl-1",
     )
@@ -61,6 +62,13 @@ async def test_an_attempt_is_recorded_once_however_often_it_is_delivered(store: 
 
     assert new == 1
     assert (await store.summary()).cost == 16
+
+
+async def test_of_two_versions_of_an_attempt_the_first_counts(store: Database) -> None:
+    await store.record([an_outcome(cost=5), an_outcome(cost=7)])
+
+    assert [row.cost for row in await store.spend(SpendQuery())] == [5]
+    assert (await store.summary()).cost == 5
 
 
 async def test_the_last_attempt_of_a_job_is_known(store: Database) -> None:

@@ -24,13 +24,13 @@ async def test_several_processes_migrate_at_once(shared_url: str) -> None:
         assert await three.record([an_outcome()]) == 1
 
 
-async def test_the_migrations_arrive_at_the_tables_that_queries_use(store: Database) -> None:
-    engines = store._engines
-    assert engines is not None
-
-    async with engines.migrator.begin() as connection:
-        differences = await connection.run_sync(
-            lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
+async def test_the_migrations_arrive_at_the_tables_that_queries_use(url: str) -> None:
+    async with connect(url) as store:
+        await store.migrate()
+        differences = await store._transactions.migrate(
+            lambda connection: connection.run_sync(
+                lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
+            )
         )
 
     assert differences == []

@@ -37,6 +37,8 @@ class UpstreamProcess:
 
     url: str
     log: Path
+    bills: Path | None = None
+    """One line for each attempt that is over, if it keeps any."""
 
     def attempts(self, model: str = "") -> list[Attempt]:
         """What has arrived so far, in order; of one upstream model, or of all."""
@@ -55,17 +57,17 @@ class UpstreamProcess:
 @contextlib.asynccontextmanager
 async def upstream_process(folder: Path, *, latency: float, pace: float = 0.0) -> AsyncIterator[UpstreamProcess]:
     """`latency` is seconds before an answer, `pace` seconds between two words of a stream."""
-    log = folder / "attempts.jsonl"
+    log, bills = folder / "attempts.jsonl", folder / "bills.jsonl"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.fakes.upstream",
-        "--log", str(log), "--latency", str(latency), "--pace", str(pace),
+        "--log", str(log), "--bills", str(bills), "--latency", str(latency), "--pace", str(pace),
         stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2], env=dict(os.environ),
     )  # fmt: skip
     try:
         assert process.stdout is not None
         async with asyncio.timeout(30):
             greeting = (await process.stdout.readline()).decode()
-        yield UpstreamProcess(greeting.split()[-1], log)
+        yield UpstreamProcess(greeting.split()[-1], log, bills)
     finally:
         if process.returncode is None:
             process.terminate()

@@ -10,6 +10,7 @@ import orjson
 from starlette.types import ASGIApp
 
 from api.app import asgi, create_app
+from broker.accounts.memory import MemoryAccounts
 from broker.backends import Backends
 from broker.events.memory import MemoryEventLog
 from broker.interfaces import Consumer
@@ -91,8 +92,11 @@ async def api(folder: Path, *, bound: int = 100, clock: Clock | None = None, **s
     ):
         await make_schema(store)
         await queue.declare(["openai"])
-        backends = Backends(queue, log, MemoryLimiter(clock or SystemClock()), store)
+        backends = Backends(
+            queue, log, MemoryLimiter(clock or SystemClock()), store, MemoryAccounts(clock or SystemClock())
+        )
         app = create_app(backends, catalog, given, clock)
         context = app.state.context
         async with context.board, context.rates, context.durable, queue.consume(["openai"], 100) as worker:
             yield Api(asgi(app), backends, queue, log, worker)
+            await context.admission.gate.close()

@@ -7,11 +7,13 @@ from typing import Any
 
 import orjson
 
+from broker.account_records import Actor
+from broker.accounts.memory import MemoryAccounts
 from broker.backends import Backends
 from broker.events.memory import MemoryEventLog
 from broker.limits.memory import MemoryLimiter
 from broker.queues.memory import MemoryQueue
-from broker.records import BatchRecord, BatchStatus, FileRecord, JobRecord
+from broker.records import BatchRecord, BatchStatus, FileRecord, JobRecord, KeyRecord
 from broker.store.database import connect
 from shared.catalog import Catalog, Deployment
 from shared.clock import Clock
@@ -20,6 +22,7 @@ from shared.jobs import Job, JobState, Lane, Leg
 from tests.fakes.schema import make_schema
 
 ENDPOINT = "/v1/chat/completions"
+OWNERS = ("alice", "bob")
 
 
 def simulated_catalog() -> Catalog:
@@ -29,11 +32,13 @@ def simulated_catalog() -> Catalog:
 
 @asynccontextmanager
 async def memory_backends(clock: Clock, *, bound: int = 10_000) -> AsyncIterator[Backends]:
-    """All four seams, with the lanes of `simulated` declared and the store's schema in place."""
+    """All seams, with the lanes of `simulated` declared, the store's schema in place and a key for each of `OWNERS`."""
     async with MemoryQueue(bound) as queue, MemoryEventLog() as log, connect("sqlite://") as store:
         await make_schema(store)
         await queue.declare(["simulated"])
-        yield Backends(queue, log, MemoryLimiter(clock), store)
+        for owner in OWNERS:
+            await store.keys.add(KeyRecord(owner, f"sk-...{owner}", created_at=clock.now()), Actor("test"))
+        yield Backends(queue, log, MemoryLimiter(clock), store, MemoryAccounts(clock))
 
 
 def a_line(number: int, **changes: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.fakes.dialects import Ask, Dialect, Reply, Script
 from tests.fakes.wire import Exchange
@@ -44,15 +44,18 @@ class Scene:
     timings: Timings
     headers: dict[str, str]
     """The provider's rate-limit headers for this answer."""
+    bill: list[Reply] = field(default_factory=list)
+    """What was answered in whole."""
 
     async def healthy(self, pace: float | None = None) -> None:
         """The whole answer, as it should be."""
         if not self.ask.stream:
             await self.exchange.json(200, self.script.body, self.headers)
-            return
-        await self.opened()
-        await self.words(self.script.words, pace)
-        await self.ended()
+        else:
+            await self.opened()
+            await self.words(self.script.words, pace)
+            await self.ended()
+        self.bill.append(self.reply)
 
     async def opened(self) -> None:
         await self.exchange.stream_head(self.headers)

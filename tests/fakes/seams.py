@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,10 +20,11 @@ from shared.errors import QueueFull, Unavailable
 from shared.events import Event, Kind
 from shared.ids import uuid7
 from shared.jobs import Ending, Job, Lane, Leg, Outcome
+from tests.fakes.accounts import NotedAccounts
 from tests.fakes.clock import FakeClock
 from workers.attempt import Caller
 from workers.outcomes import OutcomeWriter
-from workers.pipeline import Pipeline, Seams
+from workers.pipeline import Pipeline, Seams, nothing_newer
 from workers.upstream import Upstream
 
 WORKER = "this-worker"
@@ -150,6 +151,9 @@ class NotedConsumer:
     async def get(self) -> Delivery:
         return await self._consumer.get()
 
+    async def add(self, providers: Sequence[str]) -> None:
+        await self._consumer.add(providers)
+
     async def pause(self, provider: str, seconds: float, lane: Lane | None = None) -> None:
         self.pauses.append((provider, seconds))
         self.paused_lanes.append(lane)
@@ -173,6 +177,7 @@ class World:
     pipeline: Pipeline
     consumer: NotedConsumer
     journal: list[str] = field(default_factory=list)
+    accounts: NotedAccounts = field(default_factory=NotedAccounts)
 
     def job(self, *legs: Leg, body: dict[str, Any] | None = None, **changes: Any) -> Job:
         """A job for `legs`, or for the first group of the catalog. It has 60 seconds."""
@@ -258,7 +263,12 @@ class World:
 
 @asynccontextmanager
 async def world(
-    *deployments: Deployment, routing: Routing | None = None, bound: int = 100, store: Store | None = None
+    *deployments: Deployment,
+    routing: Routing | None = None,
+    bound: int = 100,
+    store: Store | None = None,
+    renew: Callable[[], Awaitable[None]] = nothing_newer,
+    prompts: bool = False,
 ) -> AsyncIterator[World]:
     journal: list[str] = []
     # The queue drops expired jobs by the real time, so both clocks begin together.
@@ -266,12 +276,13 @@ async def world(
     catalog = Catalog(deployments, routing=routing)
     limiter = NotedLimiter(clock, journal)
     async with NotedQueue(journal, bound) as queue, NotedLog(journal) as log, Upstream() as upstream:
-        seams = Seams(queue, log, limiter, catalog, clock, store)
-        pipeline = Pipeline(seams, Caller(upstream, log, clock, WORKER), OutcomeWriter(queue))
+        accounts = NotedAccounts(journal)
+        seams = Seams(queue, log, limiter, catalog, clock, store, accounts, renew)
+        pipeline = Pipeline(seams, Caller(upstream, log, clock, WORKER), OutcomeWriter(queue), prompts=prompts)
         await log.announce(WORKER, 3600)
         async with queue.consume(catalog.providers(), 10) as consumer:
             noted = NotedConsumer(consumer)
-            yield World(clock, queue, log, limiter, catalog, pipeline, noted, journal)
+            yield World(clock, queue, log, limiter, catalog, pipeline, noted, journal, accounts)
 
 
 def deployment(id: str, url: str, model: str = "model", **fields: Any) -> Deployment:

@@ -18,7 +18,7 @@ import json
 import math
 import signal
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,12 +65,21 @@ class Attempt:
     """When the answer was complete, or broken off on purpose."""
     hung_up_at: float | None = None
     """When the client closed the connection with the answer still under way; None when it stayed."""
+    billed: tuple[int, int] | None = None
+    """Tokens of the prompt and of an answer that was sent in whole."""
 
     def to_line(self) -> str:
         """For the log: everything that tells attempts apart, and no key."""
         prompt = _prompt(self.body)
         names = ("at", "path", "model", "job_id", "attempt", "connection")
         return json.dumps({**{name: getattr(self, name) for name in names}, "prompt": prompt[:200]})
+
+    def to_bill(self) -> str:
+        """For the other log: how it ended."""
+        names = ("job_id", "attempt", "model", "at", "status", "billed")
+        until = self.ended_at or self.hung_up_at or self.at
+        bill = {**{name: getattr(self, name) for name in names}, "until": until, "prompt": _prompt(self.body)[:200]}
+        return json.dumps(bill)
 
 
 class FakeUpstream:
@@ -84,6 +93,7 @@ class FakeUpstream:
         timings: Timings | None = None,
         quotas: Mapping[str, Quota] | None = None,
         log: Path | None = None,
+        bills: Path | None = None,
     ) -> None:
         """`latency` is seconds before any answer, `pace` seconds between the words of models without a fault; models
         with one take theirs from `timings`. `quotas` belong to keys; the quota of `*` is shared by all other keys."""
@@ -104,8 +114,9 @@ class FakeUpstream:
         self.port = 0
         self._arrived = asyncio.Condition()
         self._server = Server(self._handle)
-        self._log_path = log
+        self._log_path, self._bills_path = log, bills
         self._log: TextIO | None = None
+        self._bills: TextIO | None = None
 
     @property
     def url(self) -> str:
@@ -134,12 +145,15 @@ class FakeUpstream:
     async def start(self, port: int = 0) -> None:
         if self._log_path is not None:
             self._log = self._log_path.open("a", buffering=1)  # a line is on its way once written
+        if self._bills_path is not None:
+            self._bills = self._bills_path.open("a", buffering=1)
         self.port = await self._server.start(port)
 
     async def stop(self) -> None:
         await self._server.stop()
-        if self._log is not None:
-            self._log.close()
+        for each in (self._log, self._bills):
+            if each is not None:
+                each.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -171,6 +185,8 @@ class FakeUpstream:
             raise
         finally:
             attempt.status = exchange.status
+            if self._bills is not None:
+                self._bills.write(attempt.to_bill() + "\n")
             async with self._arrived:
                 self._arrived.notify_all()
 
@@ -196,9 +212,11 @@ class FakeUpstream:
             if not verdict.allowed:
                 await _refuse(exchange, dialect, verdict, headers)
                 return
-        await self._play(exchange, dialect, ask, headers)
+        for reply in await self._play(exchange, dialect, ask, headers):
+            attempt.billed = (reply.prompt_tokens, reply.output_tokens)
 
-    async def _play(self, exchange: Exchange, dialect: Dialect, ask: Ask, headers: dict[str, str]) -> None:
+    async def _play(self, exchange: Exchange, dialect: Dialect, ask: Ask, headers: dict[str, str]) -> Sequence[Reply]:
+        """What was answered in whole."""
         same = [each for each in self.requests if each.model == ask.model]
         name = ask.model.rpartition("/")[2]
         tag, _, variant = name.removeprefix(_PREFIX).partition("-")
@@ -221,6 +239,7 @@ class FakeUpstream:
             await fault(scene)
         else:
             await scene.error(404, "invalid_request_error", "model_not_found", f"The model {name!r} does not exist.")
+        return scene.bill
 
     def _reply(self, ask: Ask) -> Reply:
         role, last = ask.turns[-1] if ask.turns else ("user", "")
@@ -338,6 +357,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.fakes.upstream", description="A fake of every provider on loopback.")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--log", type=Path, help="append one JSON line for each attempt")
+    parser.add_argument("--bills", type=Path, help="append one JSON line for each answer, with its tokens")
     parser.add_argument("--summary", action="store_true", help="print what the log says, and end")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--pace", type=float, default=0.0, help="seconds between two words of a stream")
@@ -354,7 +374,9 @@ async def _serve_until_signal(options: argparse.Namespace) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, ended.set)
     quotas = {"*": Quota(options.rpm)} if options.rpm else None
-    upstream = FakeUpstream(latency=options.latency, pace=options.pace, quotas=quotas, log=options.log)
+    upstream = FakeUpstream(
+        latency=options.latency, pace=options.pace, quotas=quotas, log=options.log, bills=options.bills
+    )
     await upstream.start(options.port)
     print(f"listening on {upstream.url}", flush=True)
     await ended.wait()

@@ -3,14 +3,17 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 import pytest
 
+from broker.account_records import Actor
 from broker.backends import Backends
-from broker.records import BatchRecord, BatchStatus, JobRecord, Progress
+from broker.policies import PolicyCache
+from broker.records import BatchRecord, BatchStatus, JobRecord, KeyRecord, Progress
+from shared.catalog import Catalog
 from shared.errors import InvalidRequest, Unavailable
 from shared.jobs import JobState, Lane
 from tests.fakes.batching import Desk, a_line, json_lines, memory_backends, simulated_catalog
@@ -25,8 +28,8 @@ class Scene(Desk):
     intake: BatchIntake
     ready: list[str]
 
-    async def take_in(self, content: bytes, **fields: Any) -> BatchRecord:
-        batch = await self.batch(content, **fields)
+    async def take_in(self, content: bytes, owner: str = "alice", **fields: Any) -> BatchRecord:
+        batch = await self.batch(content, owner, **fields)
         await self.intake.round()
         return await self.batch_of(batch.id)
 
@@ -235,3 +238,38 @@ async def test_older_batches_are_taken_in_first_and_each_of_many() -> None:
 
         after = [await it.batch_of(batch.id) for batch in batches]
         assert {batch.status for batch in after} == {BatchStatus.IN_PROGRESS}
+
+
+async def test_lines_with_models_that_the_key_may_not_call_are_bad_and_the_others_carry_its_tags() -> None:
+    async with scene() as it:
+        store = it.backends.store
+        fields = {"models": ["echo"], "tags": ["research"], "aliases": {"mine": "echo"}}
+        await store.keys.add(KeyRecord("picky", "sk-...picky", fields=fields), Actor("test"))
+        policies = PolicyCache(store.keys, store.directory, it.clock, it.backends.log)
+        catalog = Catalog(
+            [*simulated_catalog().deployments(), replace(simulated_catalog().deployment("d"), id="e", group="dear")]
+        )
+        it.intake = BatchIntake(store, catalog, it.clock, policies=policies)
+        models = ["echo", "dear", "mine"]
+
+        batch = await it.take_in(
+            json_lines([a_line(n, body={"model": each}) for n, each in enumerate(models)]), "picky"
+        )
+
+        assert await it.bad(batch) == [(2, "line-1", "key_model_access_denied")]
+        assert [record.job.tags for record in await it.queued(batch)] == [("research",), ("research",)]
+
+
+async def test_a_batch_whose_key_is_gone_is_taken_in_all_the_same() -> None:
+    async with scene() as it:
+        store = it.backends.store
+        it.intake = BatchIntake(
+            store,
+            simulated_catalog(),
+            it.clock,
+            policies=PolicyCache(store.keys, store.directory, it.clock, it.backends.log),
+        )
+
+        batch = await it.take_in(json_lines([a_line(1)]), "deleted")
+
+        assert (batch.status, len(await it.queued(batch))) == (BatchStatus.IN_PROGRESS, 1)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from broker.records import BatchQuery, BatchRecord, BatchStatus
 from shared.errors import InvalidRequest, Unavailable
 from shared.jobs import Ending, JobState
+from tests.fakes.accounts import NotedAccounts
 from tests.fakes.batching import Desk, a_line, json_lines, memory_backends, simulated_catalog
 from tests.fakes.clock import FakeClock
 from workers import batch_output
@@ -289,3 +290,15 @@ async def test_a_look_that_took_long_does_not_keep_batches_waiting(monkeypatch: 
         monkeypatch.setattr(batches, "find", slow)
 
         assert await it.output.round() == batch_output.LONGEST
+
+
+async def test_lines_that_are_ended_while_they_run_give_back_what_they_hold() -> None:
+    async with scene() as it:
+        accounts = NotedAccounts()
+        it.output = BatchOutput(replace(it.backends, accounts=accounts), it.clock)
+        _, ids = await it.running(3, released=2)
+        it.clock.advance(DAY)
+
+        await it.rounds(20)
+
+        assert sorted(each.job_id for each in accounts.finished) == sorted(ids[:2])

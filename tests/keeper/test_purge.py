@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from broker.records import DeadLetter, FileRecord
-from shared.jobs import Ending, JobState
+from broker.records import DeadLetter, FileRecord, SpendQuery
+from shared.jobs import Ending, JobState, Outcome, Status
 from tests.fakes.batching import a_job, a_record, memory_backends
 from tests.fakes.clock import FakeClock
 from workers import purge
@@ -47,3 +47,22 @@ async def test_a_round_that_left_something_is_followed_soon(monkeypatch: pytest.
 
         assert await part.round() < purge.PAUSE
         assert await part.round() == purge.PAUSE
+
+
+async def test_rows_of_the_ledger_go_when_their_time_is_over_and_only_if_the_config_says_so() -> None:
+    clock = FakeClock(time.time())
+    async with memory_backends(clock) as backends:
+        rows = [
+            Outcome(
+                f"job-{age}", 1, clock.now() - age * 86_400, "chat.completions", "m", "m", "d", "p", "m", Status.SUCCESS
+            )
+            for age in (1, 29, 31)
+        ]
+        await backends.store.record(rows)
+
+        await Purge(backends.store, clock).round()
+        kept = {row.job_id for row in await backends.store.spend(SpendQuery())}
+        await Purge(backends.store, clock, retention=30 * 86_400).round()
+
+        assert kept == {"job-1", "job-29", "job-31"}
+        assert {row.job_id for row in await backends.store.spend(SpendQuery())} == {"job-1", "job-29"}

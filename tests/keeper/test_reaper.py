@@ -10,8 +10,10 @@ import pytest
 
 from broker.backends import Backends
 from broker.records import JobRecord
+from shared.accounts import charged
 from shared.events import Event, Kind
 from shared.jobs import Ending, Job, JobState, Lane, Outcome, Status
+from tests.fakes.accounts import NotedAccounts
 from tests.fakes.batching import a_job, a_record, memory_backends
 from tests.fakes.clock import FakeClock
 from workers import reaper
@@ -278,3 +280,30 @@ def an_outcome(job: Job) -> Outcome:
         job_id=job.id, attempt=1, started_at=0.0, endpoint=job.endpoint, model="echo", group="echo", deployment="d",
         provider="simulated", upstream_model="echo", status=Status.SUCCESS,
     )  # fmt: skip
+
+
+async def test_what_ends_late_gives_back_what_it_holds_unless_it_was_never_released() -> None:
+    async with scene() as it:
+        accounts = NotedAccounts()
+        late = it.clock.now() + 10
+        running = await it.add(JobState.DISPATCHED, deadline=late, accounts=("key:alice",))
+        line = await it.add(JobState.DISPATCHING, deadline=late)
+        await it.add(JobState.CONSIGNED, deadline=late)
+        it.reaper = Reaper(replace(it.backends, accounts=accounts), it.clock)
+
+        await it.pass_(18)
+
+        assert {each.job_id: each.accounts for each in accounts.finished} == {
+            running.id: ("key:alice",),
+            line.id: tuple(charged(line)),
+        }
+
+
+async def test_a_line_that_is_published_again_names_all_accounts_that_it_may_have() -> None:
+    async with scene() as it:
+        line = await it.add(JobState.DISPATCHED)
+
+        await it.pass_(66)
+
+        (again,) = await it.waiting()
+        assert again.accounts == tuple(charged(line))

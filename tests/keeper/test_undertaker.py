@@ -14,8 +14,10 @@ from broker.store import database
 from broker.store.database import Database
 from shared.errors import InvalidRequest, Unavailable
 from shared.jobs import Ending, Job, JobState, Lane, Leg, Outcome, Status
+from tests.fakes.accounts import NotedAccounts
 from tests.fakes.clock import FakeClock
 from tests.fakes.schema import make_schema
+from workers.checkout import Checkout
 from workers.undertaker import Undertaker
 
 NOW = time.time()  # the store tells by the real time what has expired
@@ -110,8 +112,16 @@ class Naps:
 
 
 @asynccontextmanager
-async def running(queue: Queue, store: Database, naps: Naps | None = None) -> AsyncIterator["asyncio.Task[None]"]:
-    undertaker = Undertaker(queue, store, FakeClock(NOW), sleep=naps or Naps())  # type: ignore[arg-type]  # one method
+async def running(
+    queue: Queue, store: Database, naps: Naps | None = None, accounts: NotedAccounts | None = None
+) -> AsyncIterator["asyncio.Task[None]"]:
+    undertaker = Undertaker(
+        queue,  # type: ignore[arg-type]  # one method
+        store,
+        FakeClock(NOW),
+        checkout=Checkout(accounts),
+        sleep=naps or Naps(),
+    )
     task = asyncio.create_task(undertaker.run())
     try:
         yield task
@@ -242,3 +252,28 @@ async def test_no_prompt_is_logged(queue: Queue, store: Database) -> None:
 
     assert [(each["event"], each["job"], each["provider"]) for each in logs] == [("job_dead", "a", "p")]
     assert "secret" not in repr(logs)
+
+
+@pytest.mark.parametrize(("abandoned", "told"), [(True, ["a"]), (False, [])], ids=["by the queue", "by a worker"])
+async def test_a_job_that_the_queue_gave_up_gives_back_what_it_holds(
+    queue: Queue, store: Database, abandoned: bool, told: list[str]
+) -> None:
+    accounts = NotedAccounts()
+    job = replace(a_job("a"), durable=False, accounts=("key:abc",))
+
+    async with running(queue, store, accounts=accounts):
+        queue.put(a_letter(job, "delivered too often"), abandoned=abandoned)
+        await queue.settled("a")
+
+    assert [each.job_id for each in accounts.finished] == told
+
+
+async def test_headers_that_cannot_be_read_name_no_accounts(queue: Queue, store: Database) -> None:
+    accounts = NotedAccounts()
+    letter = replace(a_letter(a_job("a"), "unreadable"), headers=b'{"accounts": [7]')
+
+    async with running(queue, store, accounts=accounts):
+        queue.put(letter, abandoned=True)
+        await queue.settled("a")
+
+    assert accounts.attempts == 0

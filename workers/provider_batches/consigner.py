@@ -43,13 +43,12 @@ class Consigner:
         self._jobs = store.jobs
         self._catalog = catalog
         self._clock = clock
-        self._providers = sorted({each.provider for each in catalog.connections() if each.provider_batch})
 
     async def consign(self, batch: BatchRecord) -> None:
         """Take those of the batch's queued lines out of the queue that are to go. Raises `Unavailable`."""
         if not POLICY.has_slack(self._clock.now(), batch.expires_at):
             return
-        for provider in self._providers:
+        for provider in sorted({each.provider for each in self._catalog.connections() if each.provider_batch}):
             await self._consign(batch, provider)
 
     async def _consign(self, batch: BatchRecord, provider: str) -> None:

@@ -15,7 +15,6 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import structlog
@@ -29,7 +28,7 @@ from shared.jobs import Ending, Job, JobState
 from workers.provider_batches import lines, registry
 from workers.provider_batches.base import BatchApi, State
 from workers.provider_batches.policy import POLICY, perhaps_created
-from workers.provider_batches.results import Judge, Results
+from workers.provider_batches.results import Results
 from workers.provider_batches.spool import Spool
 from workers.upstream import Upstream
 
@@ -71,7 +70,7 @@ class ProviderBatches:
 
     def __init__(
         self, store: Store, catalog: Catalog, clock: Clock, upstream: Upstream, *,
-        keep_ledger: bool = True, held: Callable[[], bool] = lambda: True,
+        results: Results | None = None, held: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         """`held` tells whether this is still the one process."""
         self._jobs = store.jobs
@@ -80,12 +79,8 @@ class ProviderBatches:
         self._clock = clock
         self._upstream = upstream
         self._held = held
-        self._results = Results(store, lambda: self._judge, keep_ledger=keep_ledger)
+        self._results = results or Results(store, catalog, clock)
         self._paces: dict[str, _Pace] = {}
-
-    @cached_property
-    def _judge(self) -> Judge:
-        return Judge(self._catalog, self._clock)
 
     async def round(self) -> float:
         """Attend to the batches that are due. Returns the seconds until more may be. Raises `Unavailable`."""

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import structlog
 
@@ -20,6 +21,7 @@ from shared.errors import InvalidRequest, UpstreamError
 from shared.jobs import Ending, Job, JobState, Outcome, Status
 from shared.pricing import PriceBook
 from workers.attempt import Attempt
+from workers.charges import Charges
 from workers.provider_batches import lines
 from workers.provider_batches.base import NOT_RUN, Result
 from workers.provider_batches.policy import ends_here
@@ -60,10 +62,10 @@ class _Page:
 class Judge:
     """Decides about results. Values only."""
 
-    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, clock: Clock, *, prompts: bool = False) -> None:
         self._catalog = catalog
         self._clock = clock
-        self._reports = Reports(clock)
+        self._reports = Reports(clock, prompts=prompts)
         self._prices = PriceBook()
 
     def verdict(self, record: ProviderBatch, deployment: Deployment, job: Job, result: Result) -> Verdict:
@@ -90,19 +92,20 @@ class Judge:
         attempt.usage = completion.usage
         attempt.response_id = completion.id
         attempt.characters = len(completion.body)  # for an estimate, should the usage be missing
-        outcome = self._booked(self._reports.outcome(attempt, Status.SUCCESS))
+        outcome = self._reports.outcome(attempt, Status.SUCCESS, answer=completion.body)
+        outcome = self._booked(outcome, attempt.deployment)
         event = self._reports.completed(attempt, outcome, completion.body)
         return Verdict(outcome, replace(self._reports.ending(attempt.job, event, None), attempts=1))
 
     def _failed(self, attempt: Attempt, job: Job, error: UpstreamError) -> Verdict:
-        outcome = self._booked(self._reports.outcome(attempt, Status.FAILURE, error))
-        if not ends_here(error, job, self._catalog):
+        last = ends_here(error, job, self._catalog)
+        outcome = self._booked(self._reports.outcome(attempt, Status.FAILURE, error, last=last), attempt.deployment)
+        if not last:
             return Verdict(outcome)
         event = self._reports.failed(attempt.job, error, attempt, outcome, 1)
         return Verdict(outcome, replace(self._reports.ending(attempt.job, event, None), attempts=1))
 
-    def _booked(self, outcome: Outcome) -> Outcome:
-        deployment = self._catalog.deployment(outcome.deployment)
+    def _booked(self, outcome: Outcome, deployment: Deployment) -> Outcome:
         cost = self._prices.batch_cost(deployment, outcome.usage)
         return replace(outcome, cost=cost, tags=(*outcome.tags, TAG))
 
@@ -110,11 +113,21 @@ class Judge:
 class Results:
     """Takes results in, in bounded memory. Doing it again from the start, after a crash, changes nothing more."""
 
-    def __init__(self, store: Store, judge: Callable[[], Judge], *, keep_ledger: bool = True) -> None:
-        """`judge` is asked for when there is something to judge: its price list takes half a second to load."""
+    def __init__(
+        self, store: Store, catalog: Catalog, clock: Clock, *,
+        charges: Charges | None = None, keep_ledger: bool = True, keep_prompts: bool = False,
+    ) -> None:  # fmt: skip
         self._store = store
-        self._judge = judge
+        self._catalog = catalog
+        self._clock = clock
+        self._charges = charges
         self._keep_ledger = keep_ledger
+        self._keep_prompts = keep_prompts
+
+    @cached_property
+    def _judge(self) -> Judge:
+        """Made when there is something to judge: its price list takes half a second to load."""
+        return Judge(self._catalog, self._clock, prompts=self._keep_prompts)
 
     async def take_in(
         self, record: ProviderBatch, deployment: Deployment, results: AsyncIterator[Result], release: Release
@@ -137,7 +150,7 @@ class Results:
         for begin in range(0, len(results), _BODIES):
             some = {result.custom_id: result for result in results[begin : begin + _BODIES]}
             for found in await self._store.batches.lines(record.batch_id, list(some)):
-                verdict = self._judge().verdict(record, deployment, found.job, some[found.job.id])
+                verdict = self._judge.verdict(record, deployment, found.job, some[found.job.id])
                 _put(page, found.job.id, verdict)
             await asyncio.sleep(0)  # a client's stream may be waiting for the event loop
         await self._record(page)
@@ -154,9 +167,14 @@ class Results:
     async def _record(self, page: _Page) -> None:
         outcomes = page.outcomes if self._keep_ledger else []
         try:
-            await self._store.record(outcomes, page.endings)
+            await self._commit(outcomes, page.endings)
         except InvalidRequest:
             await self._record_singly(outcomes, page.endings)
+
+    async def _commit(self, outcomes: Sequence[Outcome], endings: Sequence[Ending] = ()) -> None:
+        await self._store.record(outcomes, endings)
+        if self._charges is not None:
+            await self._charges.charge(outcomes)
 
     async def _record_singly(self, outcomes: list[Outcome], endings: list[Ending]) -> None:
         """The store refuses one of them; its line stays consigned, and runs live with all that have no result."""
@@ -164,12 +182,12 @@ class Results:
         for ending in endings:
             row = rows.pop(ending.job_id, None)
             try:
-                await self._store.record([row] if row else [], [ending])
+                await self._commit([row] if row else [], [ending])
             except InvalidRequest as error:
                 log.error("batch_result_refused", job=ending.job_id, reason=error.message)
         for row in rows.values():
             with suppress(InvalidRequest):
-                await self._store.record([row])
+                await self._commit([row])
 
 
 def _put(page: _Page, job_id: str, verdict: Verdict) -> None:

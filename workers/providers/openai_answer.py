@@ -20,6 +20,9 @@ _VENDOR_FINISH_REASONS = {
     "safety": "content_filter",
 }
 
+_STANDARD_TIERS = frozenset({"", "auto", "default", "standard", "on_demand"})
+"""What vendors call the service tier that everybody gets: OpenAI `default`, Groq `on_demand`."""
+
 
 def finish_reason(reason: Any, provider: str) -> str:
     """OpenAI's word for a vendor's finish reason. Raises when the reason is that the vendor failed."""
@@ -37,7 +40,7 @@ def finish_reason(reason: Any, provider: str) -> str:
             return "stop"
 
 
-def usage_of(usage: Any) -> Usage | None:
+def usage_of(usage: Any, tier: Any = None) -> Usage | None:
     """Disjoint classes from OpenAI's overlapping ones; None when there is nothing in it.
 
     `prompt_tokens` includes what was read from the cache and what was written to it. `completion_tokens` includes the
@@ -66,6 +69,7 @@ def usage_of(usage: Any) -> Usage | None:
         cache_write=written,
         output=output,
         reasoning=min(reasoning, output),
+        tier=tier if isinstance(tier, str) and tier not in _STANDARD_TIERS else "",
     )
 
 
@@ -109,7 +113,7 @@ def completion_of(call: Call, answer: dict[str, Any], body: bytes | None) -> Com
     mended |= _mend_envelope(answer, call)
     return Completion(
         body=orjson.dumps(answer) if mended or body is None else body,
-        usage=usage_of(answer.get("usage")),
+        usage=usage_of(answer.get("usage"), answer.get("service_tier")),
         model=answer["model"],
         id=answer["id"],
     )

@@ -43,6 +43,7 @@ class ChunkDecoder:
         self._choices: dict[int, _Choice] = {}
         self._open = 0  # choices that have begun and not finished
         self._usage: dict[str, Any] | None = None
+        self._tier: Any = None
         self._done = False
 
     @property
@@ -80,10 +81,11 @@ class ChunkDecoder:
         mend_usage(self._usage)
         chunk_id, created, model = self._identity or self._own_identity()
         chunk = {"id": chunk_id, "object": _OBJECT, "created": created, "model": model, "choices": []}
-        return (Chunk(orjson.dumps(chunk | {"usage": self._usage}), usage=usage_of(self._usage)),)
+        return (Chunk(orjson.dumps(chunk | {"usage": self._usage}), usage=usage_of(self._usage, self._tier)),)
 
     def _chunk(self, chunk: dict[str, Any], data: bytes, mended: bool) -> Iterable[Chunk]:
         usage = None
+        self._tier = chunk.get("service_tier") or self._tier
         if chunk.get("usage"):
             usage = self._take_usage(chunk)
             mended = True
@@ -119,7 +121,7 @@ class ChunkDecoder:
     def _take_usage(self, chunk: dict[str, Any]) -> Usage | None:
         """Some vendors send usage with the last content, some a running total with every chunk: the last one wins."""
         reported = chunk.pop("usage")
-        usage = usage_of(reported)
+        usage = usage_of(reported, self._tier)
         if usage is not None:
             self._usage = reported
         return usage

@@ -6,10 +6,14 @@ import pytest
 
 from broker.records import BatchStatus
 from shared.jobs import JobState, Status
+from tests.fakes.accounts import NotedAccounts
 from tests.fakes.batch_api import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.fakes.batching import a_line
 from tests.fakes.consigning import HOUR, LIVE_COST, World, world
+from workers.charges import Charges
 from workers.provider_batches.base import State
+from workers.provider_batches.driver import ProviderBatches
+from workers.provider_batches.results import Results
 
 MINUTE = 60.0
 POLL = 75.0  # seconds after which the next look is due, jitter included
@@ -220,3 +224,19 @@ async def test_a_cancellation_that_comes_too_late_at_the_provider_does_no_harm(o
     await openai.round(after=POLL)
 
     assert await openai.states() == {"completed": 12}
+
+
+async def test_rows_of_a_providers_batch_are_charged_to_their_accounts(openai: World) -> None:
+    accounts = NotedAccounts()
+    await openai.submitted()
+    openai.api.finish()
+    results = Results(openai.backends.store, openai.catalog, openai.clock, charges=Charges(accounts))
+    openai.driver = ProviderBatches(
+        openai.backends.store, openai.catalog, openai.clock, openai.upstream, results=results
+    )
+
+    await openai.round(after=POLL)
+
+    charged = [row for call in accounts.charges for row in call]
+    assert len(charged) == 12
+    assert {(row.cost, row.last) for row in charged} == {(LIVE_COST // 2, True)}

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import pytest
@@ -15,6 +17,8 @@ from api.backpressure import Backpressure
 from api.lane_board import LaneBoard
 from api.rate_limits import RateBoard
 from api.routes.queues import fleet_wide
+from broker import gate
+from broker.accounts.memory import MemoryAccounts
 from broker.backends import Backends
 from broker.events.memory import MemoryEventLog
 from broker.limits.memory import MemoryLimiter
@@ -24,6 +28,7 @@ from shared.chat_request import Envelope
 from shared.clock import SystemClock
 from shared.errors import InvalidRequest, QueueFull, Unavailable, UnknownModel
 from shared.jobs import CLAIM_CHECK_BYTES, Job
+from shared.settings import Settings
 from tests.fakes.api import Api, api
 from tests.fakes.clock import FakeClock
 from tests.fakes.seams import NotedQueue, until
@@ -45,12 +50,14 @@ class Desk:
             [Deployment("d", "chat", "openai", "gpt", **deployment), Deployment("e", "other", "gemini", "g")],  # type: ignore[arg-type]
             routing=Routing(num_retries=2),
         )
-        store = None
+        store: Any = SimpleNamespace(keys=None, directory=None, bill=None)  # never asked: nobody has limits
         self.clock = FakeClock(SystemClock().now())
-        backends = Backends(queue, log, MemoryLimiter(self.clock), store)  # type: ignore[arg-type]  # never asked
+        backends = Backends(queue, log, MemoryLimiter(self.clock), store, MemoryAccounts(self.clock))
         self.board = LaneBoard(partial(fleet_wide, backends))
         pressure = Backpressure(self.board, RateBoard(backends.limiter, catalog))
-        self.admission = Admission(backends, catalog, self.clock, 600.0, pressure)
+        settings = Settings(_env_file=None)  # type: ignore[call-arg]  # pydantic-settings' own argument
+        door = gate.make(backends, catalog, settings, self.clock)
+        self.admission = Admission(backends, catalog, self.clock, 600.0, pressure, door)
 
     def job(self, headers: dict[str, str] | None = None, body: bytes = b"{}", **fields: object) -> Job:
         request = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], **fields}
@@ -78,7 +85,7 @@ def desk(log: MemoryEventLog, queue: NotedQueue) -> Desk:
 def test_a_job_knows_its_caller_its_route_and_where_to_answer(desk: Desk, log: MemoryEventLog) -> None:
     job = desk.job({"traceparent": "00-1"}, user="u")
 
-    assert (job.key, job.user, job.reply_to, job.traceparent) == ("hash-of-key", "u", log.reply_channel, "00-1")
+    assert (job.key, job.customer, job.reply_to, job.traceparent) == ("hash-of-key", "u", log.reply_channel, "00-1")
     assert [(leg.provider, leg.deployments) for leg in job.route] == [("openai", ("d",))]
     assert job.published_at == job.accepted_at == desk.clock.now()
 

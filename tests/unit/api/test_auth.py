@@ -9,32 +9,34 @@ import pytest
 from starlette.datastructures import Headers
 
 from api import auth
-from api.auth import ANYONE, Authenticator, KeyCache, Principal, hashed
+from api.auth import Authenticator, Principal, hashed
+from broker.account_records import Entry, Kind, Resolved
+from broker.events.memory import MemoryEventLog
+from broker.policies import PolicyCache
 from broker.records import KeyRecord
-from shared.errors import InvalidKey, NotAuthenticated, Unavailable
+from shared.errors import InvalidKey, NotAuthenticated
 from tests.fakes.clock import FakeClock
 
 KEY = "sk-master"
-MASTER = Principal(sha256(KEY.encode()).hexdigest(), admin=True)
+MASTER = Principal(sha256(KEY.encode()).hexdigest(), admin=True, role="proxy_admin")
 
 
 class Keys:
-    """A store with these virtual keys, which can be away."""
+    """A store with these virtual keys, all of the user `u`."""
 
-    def __init__(self, *records: KeyRecord) -> None:
+    def __init__(self, *records: KeyRecord, role: str = "") -> None:
         self.records = {record.hash: record for record in records}
-        self.asked = 0
-        self.away = False
+        self.user = Entry(Kind.USER, "u", fields={"user_role": role} if role else {})
 
-    async def get(self, key_hash: str) -> KeyRecord | None:
-        self.asked += 1
-        if self.away:
-            raise Unavailable("the database is away")
-        return self.records.get(key_hash)
+    async def resolve(self, key_hash: str) -> Resolved | None:
+        record = self.records.get(key_hash)
+        return Resolved(record, user=self.user) if record else None
 
 
-def authenticator(master_key: str | None, keys: Keys | None = None, clock: FakeClock | None = None) -> Authenticator:
-    return Authenticator(master_key, KeyCache(keys or Keys(), clock or FakeClock()))  # type: ignore[arg-type]  # reads
+def authenticator(master_key: str | None, keys: Keys | None = None, key_header: str = "") -> Authenticator:
+    master = hashed(master_key) if master_key else ""
+    policies = PolicyCache(keys or Keys(), None, FakeClock(), MemoryEventLog(), master=master)  # type: ignore[arg-type]  # reads keys
+    return Authenticator(master_key, policies, key_header)
 
 
 async def caller(**headers: str) -> Principal:
@@ -122,128 +124,79 @@ async def test_a_key_of_strange_bytes_is_only_wrong() -> None:
         await caller(authorization="Bearer sk-\xff\x80")
 
 
-def test_without_a_master_key_anybody_may_come() -> None:
-    assert authenticator(None).known(Headers({})) is ANYONE
+def test_without_a_master_key_anybody_may_come_and_do_everything() -> None:
+    anybody = authenticator(None).known(Headers({}))
+
+    assert anybody is not None
+    assert (anybody.key, anybody.admin) == ("", True)
 
 
 def test_the_master_key_is_not_kept() -> None:
     assert KEY not in repr(vars(authenticator(KEY)))
 
 
+async def test_one_more_header_may_carry_the_key_and_goes_before_all_others() -> None:
+    it = authenticator(KEY, key_header="x-my-key")
+
+    for value in (KEY, f"Bearer {KEY}"):
+        headers = {"x-my-key": value, "x-litellm-api-key": "sk-other"}
+        assert await it.principal(headers) == MASTER
+    assert await it.principal({"authorization": f"Bearer {KEY}"}) == MASTER
+
+
 # Virtual keys
 
 VIRTUAL = "sk-virtual"
 HEADERS = {"authorization": f"Bearer {VIRTUAL}"}
-RECORD = KeyRecord(hashed(VIRTUAL), "sk-...tual", user="u", team="t", max_queue_wait=3.0)
+RECORD = KeyRecord(
+    hashed(VIRTUAL), "sk-...tual", user="u", team="t", max_queue_wait=3.0,
+    fields={"tags": ["nightly"], "models": ["gpt-4o"]},
+)  # fmt: skip
 
 
-async def test_a_virtual_key_is_looked_up_once_and_then_known_without_waiting() -> None:
-    keys = Keys(RECORD)
-    it = authenticator(KEY, keys)
+async def test_a_virtual_key_is_known_without_waiting_once_it_was_looked_up() -> None:
+    it = authenticator(KEY, Keys(RECORD))
 
     assert it.known(HEADERS) is None
     principal = await it.principal(HEADERS)
 
-    assert principal == Principal(RECORD.hash, team="t", user="u", max_queue_wait=3.0)
+    assert principal == Principal(RECORD.hash, team="t", user="u", max_queue_wait=3.0, role="internal_user")
+    assert (principal.tags, principal.access) == (("nightly",), principal.policy.access)
     assert it.known(HEADERS) is principal
-    assert (keys.asked, principal.scope) == (1, RECORD.hash)
+    assert principal.scope == RECORD.hash
 
 
-async def test_a_key_is_believed_for_a_minute() -> None:
-    keys, clock = Keys(RECORD), FakeClock()
-    it = authenticator(KEY, keys, clock)
-    await it.principal(HEADERS)
-    keys.records.clear()
-
-    clock.advance(59)
-    assert it.known(HEADERS) is not None
-    clock.advance(2)
-
-    assert it.known(HEADERS) is None
-    with pytest.raises(InvalidKey):
-        await it.principal(HEADERS)
-
-
-async def test_an_unknown_key_does_not_bother_the_store_each_time() -> None:
-    keys, clock = Keys(), FakeClock()
-    it = authenticator(KEY, keys, clock)
-
-    for _ in range(3):
-        with pytest.raises(InvalidKey):
-            await it.principal(HEADERS)
-    assert keys.asked == 1
-    keys.records[RECORD.hash] = RECORD
-    clock.advance(6)
-
-    assert (await it.principal(HEADERS)).user == "u"
-
-
-async def test_while_the_store_is_away_known_keys_go_on_and_unknown_ones_wait_for_it() -> None:
-    keys, clock = Keys(RECORD), FakeClock()
-    it = authenticator(KEY, keys, clock)
-    await it.principal(HEADERS)
-    keys.away = True
-    clock.advance(3600)
-
-    assert (await it.principal(HEADERS)).user == "u"
-    assert it.known(HEADERS) is not None, "and the store is left alone for a while"
-    with pytest.raises(Unavailable):
-        await it.principal({"authorization": "Bearer sk-unknown"})
-
-
-@pytest.mark.parametrize("record", [replace(RECORD, blocked=True), replace(RECORD, expires_at=FakeClock().now())])
-async def test_a_key_that_is_blocked_or_expired_is_refused(record: KeyRecord) -> None:
-    it = authenticator(KEY, Keys(record))
-
-    for _ in range(2):
-        with pytest.raises(InvalidKey):
-            await it.principal(HEADERS)
-
-
-async def test_a_key_expires_while_it_is_remembered() -> None:
-    clock = FakeClock()
-    it = authenticator(KEY, Keys(replace(RECORD, expires_at=clock.now() + 10)), clock)
-    await it.principal(HEADERS)
-
-    clock.advance(10)
-
-    with pytest.raises(InvalidKey):
-        it.known(HEADERS)
-
-
-async def test_a_key_that_was_forgotten_is_looked_up_again() -> None:
+async def test_a_key_that_was_changed_is_another_principal() -> None:
     keys = Keys(RECORD)
     it = authenticator(KEY, keys)
     await it.principal(HEADERS)
+    keys.records[RECORD.hash] = replace(RECORD, team="other")
 
-    it.keys.forget(RECORD.hash)
+    it.keys.forget(f"key:{RECORD.hash}")
 
     assert it.known(HEADERS) is None
+    assert (await it.principal(HEADERS)).team == "other"
 
 
-async def test_guessing_keys_neither_fills_the_memory_nor_pushes_good_ones_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_MOST_KEYS", 3)
-    it = authenticator(KEY, Keys(RECORD))
-    await it.principal(HEADERS)
+@pytest.mark.parametrize(
+    ("role", "admin"), [("proxy_admin", True), ("proxy_admin_viewer", False), ("internal_user", False)]
+)
+async def test_keys_of_administrators_are_administrators(role: str, admin: bool) -> None:
+    principal = await authenticator(KEY, Keys(RECORD, role=role)).principal(HEADERS)
 
-    for number in range(9):
-        with pytest.raises(InvalidKey):
-            await it.principal({"authorization": f"Bearer sk-{number}"})
-
-    assert len(it.keys._refused) == 3
-    assert it.known(HEADERS) is not None
+    assert (principal.role, principal.admin) == (role, admin)
 
 
-async def test_the_oldest_key_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_MOST_KEYS", 2)
-    names = [f"sk-{number}" for number in range(3)]
+async def test_principals_that_are_remembered_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "_MOST_PRINCIPALS", 2)
+    names = [f"sk-{number}" for number in range(5)]
     it = authenticator(KEY, Keys(*(replace(RECORD, hash=hashed(name)) for name in names)))
 
     for name in names:
         await it.principal({"authorization": f"Bearer {name}"})
 
-    assert [it.known({"authorization": f"Bearer {name}"}) is None for name in names] == [True, False, False]
+    assert len(it._principals) <= 2
 
 
 def test_an_administrator_sees_everybodys_things_and_others_their_own() -> None:
-    assert (ANYONE.scope, MASTER.scope, Principal("k").scope) == (None, None, "k")
+    assert (MASTER.scope, Principal("k").scope) == (None, "k")

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from broker.account_records import Actor
 from broker.records import DeadLetter, JobRecord, KeyRecord
 from shared.errors import Quarantined
 from shared.jobs import Ending, Job, JobState, Lane, Leg, Outcome, Status, Usage
@@ -51,7 +52,7 @@ def a_letter(job: Job, **fields: Any) -> DeadLetter:
 @pytest.fixture
 async def it(tmp_path: Path) -> AsyncIterator[Api]:
     async with api(tmp_path, clock=FakeClock(NOW)) as it:
-        await it.backends.store.keys.add(KeyRecord(hash=OWNER, name="sk-...", created_at=NOW))
+        await it.backends.store.keys.add(KeyRecord(hash=OWNER, name="sk-...", created_at=NOW), Actor("test"))
         yield it
 
 
@@ -220,6 +221,7 @@ async def test_a_request_that_is_gone_cannot_run_again(it: Api) -> None:
 
 async def test_a_letter_stays_when_its_retry_finds_the_lane_full(tmp_path: Path) -> None:
     async with api(tmp_path, bound=0, clock=FakeClock(NOW)) as it:
+        await it.backends.store.keys.add(KeyRecord(hash=OWNER, name="sk-...", created_at=NOW), Actor("test"))
         await add(it, a_letter(a_job("a")))
 
         answer = await it.ask("POST", "/v1/dead/a/retry")

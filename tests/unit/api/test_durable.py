@@ -57,7 +57,7 @@ async def test_the_job_is_on_the_batch_lane_and_its_row_holds_what_was_asked(it:
     job = await it.next_job()
     record = await stored(it, exchange.json["id"])
     assert (job.durable, job.lane, job.deadline - job.accepted_at) == (True, Lane.BATCH, 86_400)
-    assert (record.priority, record.result_ttl, record.job.user, record.dispatches) == (7, 120, "u", 1)
+    assert (record.priority, record.result_ttl, record.job.customer, record.dispatches) == (7, 120, "u", 1)
     assert record.job.body == job.body
     assert record.weight > 1024
 

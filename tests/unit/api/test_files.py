@@ -1,5 +1,6 @@
 """Files over HTTP, on SQLite: OpenAI's objects and errors, and nothing left of an upload that failed."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,106 @@ async def test_uploads_beyond_the_limit_are_told_to_come_again(tmp_path: Path) -
         taken = await it.ask("POST", "/v1/files", {**TYPE, **AUTHORIZED}, BATCH + content(LINE) + END)
 
     assert (refused.status, refused.headers["retry-after"], taken.status) == (429, "5", 200)
+
+
+# Idempotency-Key
+
+
+async def keyed(it: Api, key: str, *parts: bytes, tenant: str = "me") -> Exchange:
+    body = b"".join(parts or (BATCH, content(LINE))) + END
+    return await it.ask("POST", "/v1/files", {**TYPE, "x-tenant": tenant, "idempotency-key": key}, body)
+
+
+EXPIRY = field("expires_after[anchor]", "created_at"), field("expires_after[seconds]", "3600")
+
+
+async def test_the_same_upload_under_a_key_is_the_same_file(it: Api) -> None:
+    first, second = await keyed(it, "k"), await keyed(it, "k")
+
+    assert (first.status, second.status, second.json) == (200, 200, first.json)
+    assert "x-headrace-idempotent-replayed" not in first.headers
+    assert second.headers["x-headrace-idempotent-replayed"] == "true"
+    assert await listed(it) == [first.json["id"]]
+    assert await unfinished(it) == 0
+
+
+async def test_the_form_of_the_same_upload_may_be_built_otherwise(it: Api) -> None:
+    data = LINE * (2 << 20 >> 6)
+    whole = field("expires_after[anchor]", "created_at"), field("expires_after[seconds]", str(30 * 86_400))
+
+    first = await keyed(it, "k", BATCH, content(data))
+    second = await keyed(it, "k", content(data), *whole, BATCH)
+
+    assert (second.status, second.json) == (200, first.json)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (BATCH, content(LINE + LINE)),
+        (BATCH, content(LINE.replace(b"a", b"b"))),
+        (BATCH, content(LINE, "others.jsonl")),
+        (field("purpose", "evals"), content(LINE)),
+        (BATCH, content(LINE), *EXPIRY),
+    ],
+)
+async def test_another_upload_under_the_key_is_refused_and_leaves_nothing(it: Api, parts: tuple[bytes, ...]) -> None:
+    first = (await keyed(it, "k")).json["id"]
+
+    second = await keyed(it, "k", *parts)
+
+    assert (second.status, second.error["param"]) == (422, "idempotency-key")
+    assert await listed(it) == [first]
+    assert await unfinished(it) == 0
+
+
+async def test_keys_and_owners_keep_files_apart(it: Api) -> None:
+    made = [
+        await keyed(it, "k"),
+        await keyed(it, "l"),
+        await keyed(it, "k", tenant="you"),
+        await upload(it, BATCH, content(LINE)),
+    ]
+
+    assert len({each.json["id"] for each in made}) == 4
+
+
+async def test_uploads_at_once_under_a_key_end_in_one_file(it: Api) -> None:
+    answers = await asyncio.gather(*(keyed(it, "k") for _ in range(4)))
+
+    assert {answer.status for answer in answers} == {200}
+    assert [answer.json["id"] for answer in answers] == await listed(it) * 4
+    assert sum("x-headrace-idempotent-replayed" in answer.headers for answer in answers) == 3
+    assert await unfinished(it) == 0
+
+
+async def test_an_upload_that_failed_leaves_its_key_free(it: Api) -> None:
+    failed = await keyed(it, "k", BATCH, content(b""))
+    cut = await it.ask("POST", "/v1/files", {**TYPE, "x-tenant": "me", "idempotency-key": "k"}, BATCH + content(LINE))
+
+    made = await keyed(it, "k", field("purpose", "evals"), content(LINE))
+
+    assert (failed.status, cut.status, made.status) == (400, 400, 200)
+    assert "x-headrace-idempotent-replayed" not in made.headers
+    assert await listed(it) == [made.json["id"]] and await unfinished(it) == 0
+
+
+async def test_a_deleted_file_frees_its_key(it: Api) -> None:
+    first = (await keyed(it, "k")).json["id"]
+    await it.ask("DELETE", f"/v1/files/{first}", {"x-tenant": "me"})
+
+    second = await keyed(it, "k", BATCH, content(LINE + LINE))
+
+    assert second.status == 200 and "x-headrace-idempotent-replayed" not in second.headers
+    assert await listed(it) == [second.json["id"]]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a\tb"])
+async def test_a_key_that_is_none_is_refused_before_anything_is_written(it: Api, key: str) -> None:
+    answer = await keyed(it, key)
+
+    assert (answer.status, answer.error["param"]) == (400, "idempotency-key")
+    assert await unfinished(it) == 0 and await listed(it) == []
 
 
 async def test_files_are_listed_in_pages_either_way(it: Api) -> None:

@@ -13,11 +13,10 @@ from broker.records import JobRecord
 from shared.error_bodies import body_of
 from shared.errors import Unavailable, UpstreamOverloaded
 from shared.events import Event, Kind
-from shared.jobs import Ending, Job, JobState, Outcome, Status, Usage
+from shared.jobs import Job, JobState, Status, Usage
 from tests.fakes.api import AUTHORIZED, Api, api
+from tests.unit.api.durable_jobs import ANSWER, accepted, begin, end, row
 
-ASYNC = {"prefer": "respond-async"}
-ANSWER = b'{"id":"chatcmpl-1","object":"chat.completion","choices":[]}'
 CHUNK = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":%b}]}\n\n'
 
 
@@ -25,30 +24,6 @@ CHUNK = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%b"},"finish
 async def it(tmp_path: Path) -> AsyncIterator[Api]:
     async with api(tmp_path) as running:
         yield running
-
-
-async def accepted(it: Api, headers: dict[str, str] | None = None, **body: Any) -> Job:
-    """A durable job, on its lane."""
-    exchange = await it.chat(headers={**ASYNC, **(headers or {})}, **body).finished()
-    record = await it.backends.store.jobs.get(exchange.json["id"], bodies=True)
-    assert record is not None
-    return record.job
-
-
-async def begin(it: Api, job: Job, attempt: int = 1) -> None:
-    meta = {"attempt": attempt, "deployment": "d", "worker": "w", "at": job.accepted_at + attempt, "queue_wait": 0.5}
-    await it.log.mark_started(Event(job.id, 0, Kind.STARTED, meta=meta))
-
-
-async def end(it: Api, job: Job, state: JobState = JobState.COMPLETED, *rows: Outcome, **fields: Any) -> None:
-    fields = {"attempts": 1, **({"answer": ANSWER} if state is JobState.COMPLETED else {}), **fields}
-    await it.backends.store.record(rows, [Ending(job.id, state, job.accepted_at + 10, **fields)])
-
-
-def row(job: Job, attempt: int, status: Status, **fields: Any) -> Outcome:
-    started_at = job.accepted_at + attempt
-    where = ("chat", "d", "openai", "gpt")
-    return Outcome(job.id, attempt, started_at, job.endpoint, job.model, *where, status, key=job.key, **fields)
 
 
 async def get(it: Api, job: Job | str, headers: dict[str, str] | None = None) -> Any:
@@ -363,7 +338,7 @@ async def test_a_job_that_did_not_complete_runs_again_as_a_new_job_of_its_owner(
     assert record is not None
     assert (retried.status, retried.json["id"], retried.json["retry_of"]) == (202, new.id, old.id)
     assert retried.headers["location"] == f"/v1/jobs/{new.id}"
-    assert (new.key, new.user, new.tags, new.headers_in) == (old.key, "u", ("a",), {"anthropic-beta": "b"})
+    assert (new.key, new.customer, new.tags, new.headers_in) == (old.key, "u", ("a",), {"anthropic-beta": "b"})
     assert (new.body, new.accepted_at > old.accepted_at, record.priority, record.result_ttl) == (
         old.body, True, 5, 120,
     )  # fmt: skip
@@ -394,3 +369,17 @@ async def test_a_job_that_goes_on_is_not_retried(it: Api) -> None:
 
 async def test_a_job_of_which_only_the_log_knows_cannot_be_retried(it: Api) -> None:
     assert (await it.ask("POST", "/v1/jobs/unknown/retry")).status == 404
+
+
+async def test_a_retry_under_a_key_is_one_job(it: Api) -> None:
+    old = await accepted(it, {"idempotency-key": "asked"})
+    await end(it, old, JobState.FAILED, error=UpstreamOverloaded("busy", provider="openai").to_wire())
+    path, keyed = f"/v1/jobs/{old.id}/retry", {**AUTHORIZED, "idempotency-key": "k"}
+
+    first, second = await it.ask("POST", path, keyed), await it.ask("POST", path, keyed)
+    other = await it.ask("POST", path, {**AUTHORIZED, "idempotency-key": "asked"})
+
+    assert (first.status, second.status, other.status) == (202, 202, 422)
+    assert second.json["id"] == first.json["id"] != old.id
+    assert "x-headrace-idempotent-replayed" not in first.headers
+    assert second.headers["x-headrace-idempotent-replayed"] == "true"

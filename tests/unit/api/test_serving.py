@@ -7,6 +7,8 @@ from pydantic import SecretStr
 
 from api import serving, startup
 from shared.catalog import Catalog, Deployment
+from shared.config import build
+from shared.config_files import Document
 from shared.errors import ConfigError, NotAuthenticated
 from shared.settings import Settings
 from tests.fakes.api import api
@@ -58,14 +60,16 @@ def test_several_processes_with_servers_between_them_are_fine() -> None:
     startup.require_shared_seams(settings(**urls), 4)
 
 
-@pytest.mark.parametrize(("asked", "served"), [([], ["gemini", "openai"]), (["openai"], ["openai"])])
-def test_a_worker_serves_what_it_is_asked_to_or_everything(asked: list[str], served: list[str]) -> None:
-    assert startup.known_providers(asked, catalog()) == served
+@pytest.mark.parametrize(
+    ("asked", "served"), [(["openai"], ["openai"]), (["openai", "gemini", "openai"], ["openai", "gemini"])]
+)
+def test_a_worker_serves_the_providers_that_it_is_asked_to(asked: list[str], served: list[str]) -> None:
+    assert startup.known_providers(asked, catalog(), settings()) == served
 
 
 def test_a_worker_cannot_serve_what_the_config_does_not_use() -> None:
     with pytest.raises(ConfigError, match=r"mistral.*gemini, openai"):
-        startup.known_providers(["mistral"], catalog())
+        startup.known_providers(["mistral"], catalog(), settings())
 
 
 def test_the_greeting_shows_a_call_that_works_and_no_key() -> None:
@@ -140,7 +144,7 @@ async def test_the_queues_page_tells_each_lane(tmp_path: Path) -> None:
         ("start_date=2026-01-01", 200),
         ("start_date=2026-01-01&end_date=2026-01-02", 200),
         ("start_date=yesterday", 400),
-        ("limit=0", 400),
+        ("limit=0", 422),
     ],
 )
 async def test_the_spend_page_checks_its_dates(tmp_path: Path, query: str, status: int) -> None:
@@ -148,3 +152,22 @@ async def test_the_spend_page_checks_its_dates(tmp_path: Path, query: str, statu
         exchange = await it.ask("GET", f"/spend/logs?{query}")
 
     assert exchange.status == status
+
+
+async def test_models_of_the_database_need_a_key_for_their_secrets() -> None:
+    loaded = startup.Loaded(build([Document("config.yaml", {})], {}), catalog())
+
+    with pytest.raises(ConfigError, match="HEADRACE_SALT_KEY"):
+        async with startup.living(None, loaded, settings(store_model_in_db=True)):  # type: ignore[arg-type]
+            pass
+
+
+async def test_without_models_of_the_database_nothing_follows_it() -> None:
+    loaded = startup.Loaded(build([Document("config.yaml", {})], {}), catalog())
+
+    async with startup.living(None, loaded, settings()) as live:  # type: ignore[arg-type]  # it needs no backends
+        assert live is None
+
+
+def test_a_worker_may_be_asked_for_a_provider_that_only_the_database_may_have() -> None:
+    assert startup.known_providers(["groq"], catalog(), settings(store_model_in_db=True)) == ["groq"]

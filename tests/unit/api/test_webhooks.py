@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.account_records import Actor
 from broker.records import KeyRecord, WebhookDelivery
 from broker.store.webhooks import owe
 from tests.fakes.api import Api, api
@@ -45,7 +46,7 @@ async def it(tmp_path: Path) -> AsyncIterator[Api]:
     ]
     async with api(tmp_path, clock=FakeClock()) as it:
         for key in (ALICE, BOB):
-            await it.backends.store.keys.add(KeyRecord(hash=owner(key), name="sk-...", created_at=NOON))
+            await it.backends.store.keys.add(KeyRecord(hash=owner(key), name="sk-...", created_at=NOON), Actor("test"))
         await it.backends.store._transactions.write(lambda connection: owe(connection, deliveries))  # type: ignore[attr-defined]
         yield it
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from broker.account_records import Actor
 from broker.records import KeyRecord
 from shared.jobs import Job
 from tests.fakes import asgi
@@ -20,7 +21,9 @@ OTHER = "sk-tenant-2"
 async def api_with_tenants(folder: Path) -> AsyncIterator[Api]:
     async with api(folder, keepalive_seconds=0.05) as running:
         for key in (TENANT, OTHER):
-            await running.backends.store.keys.add(KeyRecord(hashed(key), f"{key[:4]}...", created_at=time.time()))
+            await running.backends.store.keys.add(
+                KeyRecord(hashed(key), f"{key[:4]}...", created_at=time.time()), Actor("test")
+            )
         yield running
 
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.catalog import LONGEST_NAME, Alias, Catalog, Deployment, Routing, Wildcard, fingerprint
+from shared.catalog import LONGEST_NAME, Catalog, Deployment, Routing, Wildcard, fingerprint
 from shared.errors import ConfigError, UnknownModel
 from shared.jobs import Leg
+from shared.model_aliases import Alias
 
 
 def deployment(id: str, group: str = "chat", provider: str = "openai", **fields: object) -> Deployment:

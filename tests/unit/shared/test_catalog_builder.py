@@ -9,6 +9,7 @@ from shared.catalog import Catalog, Deployment, Prices
 from shared.catalog_builder import build_catalog
 from shared.config import default_config, load
 from shared.errors import ConfigError
+from shared.prices import Terms, Tier
 
 KEYS = {"OPENAI_API_KEY": "sk-openai", "ANTHROPIC_API_KEY": "sk-ant", "MISTRAL_API_KEY": "sk-mi"}
 
@@ -174,6 +175,34 @@ def test_everything_of_an_entry_reaches_its_deployment(folder: Path) -> None:
     assert deployment.params == {"temperature": 0.5, "extra_body": {"top_k": 5}}
     assert deployment.prices == Prices(input=1e-6, output=2e-6)
     assert deployment.info["mode"] == "chat"
+
+
+def test_costs_of_longer_prompts_are_tiers(folder: Path) -> None:
+    params = "model: gpt-4o, input_cost_per_token: 1e-6, input_cost_per_token_above_200k_tokens: 2e-6"
+    info = ", model_info: {output_cost_per_token_above_200k_tokens: 4e-6, input_cost_per_token_above_128k_tokens: 3e-6}"
+
+    prices = only(catalog_with(folder, entry(params, more=info))).prices
+
+    assert prices.above == (Tier(128_000, input=3e-6), Tier(200_000, input=2e-6, output=4e-6))
+
+
+@pytest.mark.parametrize(
+    ("settings", "terms"),
+    [
+        ("", Terms()),
+        ("cost_discount_config: {openai: 0.05, gemini: 0.5}", Terms(discount=0.05)),
+        ("cost_margin_config: {global: 0.1}", Terms(margin=0.1)),
+        (
+            "cost_margin_config: {global: 0.1, openai: {percentage: 0.2, fixed_amount: 0.01}}",
+            Terms(margin=0.2, fee=0.01),
+        ),
+        ("cost_margin_config: {gemini: 0.1}", Terms()),
+    ],
+)
+def test_discounts_and_margins_are_those_of_the_provider(folder: Path, settings: str, terms: Terms) -> None:
+    after = f"litellm_settings: {{{settings}}}"
+
+    assert only(catalog_with(folder, entry("model: gpt-4o"), after=after)).terms == terms
 
 
 def test_mock_response_is_what_the_simulated_provider_replies(folder: Path) -> None:

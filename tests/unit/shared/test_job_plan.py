@@ -32,8 +32,26 @@ def test_a_plain_request_becomes_a_transient_interactive_job_of_its_caller() -> 
     assert (plain.key, plain.team, plain.user, plain.reply_to) == ("k", "t", "u", "here")
 
 
-def test_the_requests_own_user_wins_over_the_keys() -> None:
-    assert job(user="somebody").user == "somebody"
+@pytest.mark.parametrize(
+    ("field", "header", "customer"),
+    [(None, "", ""), ("somebody", "", "somebody"), (None, "other", "other"), ("somebody", "other", "other")],
+)
+def test_the_customer_is_whom_the_request_names_and_the_user_whom_the_key_belongs_to(
+    field: str | None, header: str, customer: str
+) -> None:
+    planned = job(Wishes(customer=header), user=field)
+
+    assert (planned.customer, planned.user) == (customer, "u")
+
+
+def test_a_customers_name_is_bounded_and_fit_for_a_database() -> None:
+    assert job(user="a\0b" + "x" * 1000).customer == "ab" + "x" * 254
+
+
+def test_tags_of_the_key_are_among_the_jobs_however_many_others_there_are() -> None:
+    tags = job(caller=Caller("k", tags=("mine", "a")), tags=["a", *map(str, range(100))]).tags
+
+    assert (tags[:3], len(tags)) == (("mine", "a", "0"), 50)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shared.catalog import Deployment, Prices
 from shared.jobs import Usage
+from shared.prices import Terms, Tier
 from shared.pricing import PriceBook
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a price list without surprises: no change is due on that day
@@ -253,6 +254,71 @@ def test_a_custom_cost_replaces_its_class_and_those_within_it(
     assert tuple(book.cost(deployment, usage) for usage in ONE_OF_EACH.values()) == expected
 
 
+TIERED = Prices(
+    input=1e-6, output=4e-6, cache_read=1e-7,
+    above=(Tier(128_000, input=2e-6), Tier(200_000, input=3e-6, output=9e-6, cache_read=5e-7)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("usage", "dollars"),
+    [
+        # The tier is that of the whole prompt, and holds for all tokens: 0.128 + 0.0004
+        (Usage(input=128_000, output=100), "0.1284"),
+        # 0.256002 + 0.0004: what a tier does not name stays
+        (Usage(input=128_001, output=100), "0.256402"),
+        # 100,000 of them cached: 0.2 + 0.01 + 0.0004
+        (Usage(input=100_000, cache_read=100_000, output=100), "0.2104"),
+        # 0.300003 + 0.05 + 0.0009
+        (Usage(input=100_001, cache_read=100_000, output=100), "0.350903"),
+    ],
+)
+def test_custom_costs_may_have_tiers(book: PriceBook, usage: Usage, dollars: str) -> None:
+    assert book.cost(a_deployment("gemini/gemini-2.5-pro", TIERED), usage) == nanodollars(dollars)
+
+
+def test_a_custom_tier_stands_beside_those_of_the_list(book: PriceBook) -> None:
+    deployment = a_deployment("gemini/gemini-2.5-pro", Prices(above=(Tier(300_000, input=5e-6),)))
+
+    # $2.50 is the list's input above 200,000 tokens, $15 its output
+    assert book.cost(deployment, Usage(input=300_000, output=1_000), when=NOON) == nanodollars("0.765")
+    assert book.cost(deployment, Usage(input=300_001, output=1_000), when=NOON) == nanodollars("1.515005")
+
+
+# --- Discounts and margins ------------------------------------------------------------------------------------------
+
+ONE_CENT = Usage(input=10_000)  # at $1 a million tokens
+
+
+@pytest.mark.parametrize(
+    ("terms", "dollars"),
+    [
+        (Terms(), "0.01"),
+        (Terms(discount=0.05), "0.0095"),
+        (Terms(margin=0.1), "0.011"),
+        (Terms(fee=0.0005), "0.0105"),
+        # the margin is on what the discount leaves: 0.01 * 0.95 * 1.08 + 0.0005
+        (Terms(discount=0.05, margin=0.08, fee=0.0005), "0.01076"),
+        (Terms(discount=1.0), "0"),
+    ],
+)
+def test_a_discount_comes_off_and_a_margin_on(book: PriceBook, terms: Terms, dollars: str) -> None:
+    deployment = replace(a_deployment("x/y", Prices(input=1e-6)), terms=terms)
+
+    assert book.cost(deployment, ONE_CENT) == nanodollars(dollars)
+
+
+def test_an_attempt_without_tokens_has_no_fee(book: PriceBook) -> None:
+    assert book.cost(replace(a_deployment("x/y"), terms=Terms(fee=1.0)), Usage()) == 0
+
+
+def test_the_fee_of_a_batch_line_is_not_halved(book: PriceBook) -> None:
+    deployment = replace(a_deployment("x/y", Prices(input=1e-6)), terms=Terms(margin=0.1, fee=0.001))
+
+    # 0.01 * 0.5 * 1.1 + 0.001
+    assert book.batch_cost(deployment, ONE_CENT) == nanodollars("0.0065")
+
+
 def test_a_custom_cost_holds_above_a_tier_too(book: PriceBook) -> None:
     deployment = a_deployment("gemini/gemini-2.5-pro", Prices(input=1e-6))
 
@@ -303,7 +369,7 @@ tokens = st.integers(0, 30_000)
 
 @given(st.builds(Usage, tokens, tokens, tokens, tokens, tokens, tokens))
 def test_every_token_is_priced_exactly_once(book: PriceBook, usage: Usage) -> None:
-    deployment = a_deployment("x/y", Prices(*(1e-9 for _ in fields(Prices))))
+    deployment = a_deployment("x/y", Prices(**{each.name: 1e-9 for each in fields(Prices) if each.name != "above"}))
 
     assert book.cost(deployment, usage) == usage.total
 

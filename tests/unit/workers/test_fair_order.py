@@ -174,3 +174,22 @@ def test_tenants_are_listed_in_the_order_of_their_turns() -> None:
     order.released("b", 10)
 
     assert order.first(2) == ["c", "b"]
+
+
+def test_a_tenant_owes_nothing_for_what_was_returned_and_has_saved_nothing_up() -> None:
+    order = FairOrder()
+    order.waiting(["a", "b"])
+    for _ in range(10):
+        order.released("a", 10)
+        order.released("b", 10)
+    for _ in range(10):
+        order.returned("a", 10)
+
+    released = []
+    for _ in range(6):
+        tenant = order.next()
+        assert tenant is not None
+        order.released(tenant, 10)
+        released.append(tenant)
+
+    assert released == ["a", "a", "b", "a", "b", "a"]

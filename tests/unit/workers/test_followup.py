@@ -83,3 +83,16 @@ async def test_a_clients_mock_error_harms_no_key(upstream: FakeUpstream, mock: s
         assert it.outcomes[0].error_code
         assert isinstance(await asked(it, "a"), Grant)
         assert (await it.bucket("a")).cooldown == 0
+
+
+async def test_a_fallback_for_a_special_error_that_the_key_may_not_call_is_left_out(upstream: FakeUpstream) -> None:
+    routing = Routing(context_window_fallbacks={"chat": ("long", "longer")})
+    async with world(
+        deployment("a", upstream.url, "fb-s12"),
+        deployment("b", upstream.url, group="long"),
+        deployment("c", upstream.url, group="longer"),
+        routing=routing,
+    ) as it:
+        await it.run(it.job(barred=("long",)))
+
+        assert [each.current.group for each in it.successors] == ["longer"]

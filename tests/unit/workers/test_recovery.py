@@ -39,7 +39,7 @@ async def test_a_failed_job_is_finished_too(it: World) -> None:
     job = it.job()
     await it.log.emit(job.reply_to, [Event(job.id, 1, Kind.FAILED, b"", {"error": {}})])
 
-    assert await recovery(it).take_over(job) == Finished()
+    assert await recovery(it).take_over(job) == Finished(rows=[])
     assert it.outcomes == []
 
 
@@ -154,7 +154,7 @@ async def test_a_lease_of_an_answered_job_is_given_back(it: World) -> None:
     row = Outcome(job.id, 1, 0.0, "chat.completions", "m", "m", "a", "openai", "m", Status.SUCCESS)
     await it.log.emit(job.reply_to, [Event(job.id, 1, Kind.COMPLETED, b"{}", {"outcome": row})])
 
-    assert await recovery(it).take_over(job) == Finished()
+    assert await recovery(it).take_over(job) == Finished(rows=[row])
 
     assert (await it.bucket("a")).in_flight == 0
     assert it.outcomes == [row]

@@ -1,7 +1,7 @@
 """The pool: as many jobs as it may, heartbeats while it lives, and nothing left behind when it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from shared.clock import SystemClock
 from shared.errors import Unavailable
 from shared.events import Kind
 from shared.ids import uuid7
-from shared.jobs import Job, Lane
+from shared.jobs import Job, Lane, Leg
 from shared.lane_reports import LaneReport, total
 from tests.fakes.seams import deployment, leg, until
 from tests.fakes.upstream import FakeUpstream
@@ -35,14 +35,15 @@ class Pool:
     worker: Worker
     queue: MemoryQueue
     log: MemoryEventLog
+    catalog: Catalog
     upstream: FakeUpstream
     stopping: asyncio.Event
     running: "asyncio.Task[None]"
 
-    async def submit(self, count: int = 1, *, stream: bool = False) -> list[Job]:
+    async def submit(self, count: int = 1, *, stream: bool = False, route: tuple[Leg, ...] = ()) -> list[Job]:
         now = SystemClock().now()
         body = BODY.replace(b"{", b'{"stream": true, ', 1) if stream else BODY
-        route = (leg("a"),)
+        route = route or (leg("a"),)
         jobs = [
             Job(uuid7(), "chat.completions", "chat", route, body, self.log.reply_channel, now, now + 60, stream=stream)
             for _ in range(count)
@@ -78,16 +79,18 @@ class Pool:
 
 
 @asynccontextmanager
-async def pool(concurrency: int = 10, grace: float = 5.0) -> AsyncIterator[Pool]:
+async def pool(
+    concurrency: int = 10, grace: float = 5.0, providers: Sequence[str] | None = ("openai",)
+) -> AsyncIterator[Pool]:
     async with FakeUpstream() as upstream, MemoryQueue(1000) as queue, MemoryEventLog() as log:
         limits = {"rpm": None, "tpm": None, "max_parallel_requests": None}
         catalog = Catalog([deployment("a", upstream.url, **limits)])
         clock = SystemClock()
         seams = Seams(queue, log, MemoryLimiter(clock), catalog, clock)
         await queue.declare(["openai"])
-        worker = Worker(seams, ["openai"], concurrency=concurrency, grace=grace)
+        worker = Worker(seams, providers, concurrency=concurrency, grace=grace)
         stopping = asyncio.Event()
-        it = Pool(worker, queue, log, upstream, stopping, asyncio.create_task(worker.run(stopping)))
+        it = Pool(worker, queue, log, catalog, upstream, stopping, asyncio.create_task(worker.run(stopping)))
         try:
             yield it
         finally:
@@ -102,6 +105,37 @@ async def test_jobs_are_answered_and_acked() -> None:
 
         assert [await it.kinds(job) for job in jobs] == [[Kind.COMPLETED]] * 20
         assert await it.depth() == (0, 0)
+
+
+async def test_jobs_of_a_provider_that_came_with_a_new_model_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK", 0.01)
+    async with pool(providers=None) as it:
+        limits = {"rpm": None, "tpm": None, "max_parallel_requests": None}
+        new = deployment("b", it.upstream.url, provider="groq", **limits)
+        await it.queue.declare(["groq"])
+        [job] = await it.submit(route=(leg("b", provider="groq"),))
+
+        it.catalog.adopt(Catalog([new]))
+
+        await it.upstream.arrived(1)
+        await it.stop()
+        assert await it.kinds(job) == [Kind.COMPLETED]
+
+
+async def test_a_worker_of_some_providers_takes_no_jobs_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT", 0.01)
+    monkeypatch.setattr(module, "_LOOK", 0.01)
+    async with pool(providers=["openai"]) as it:
+        heard = it.heard_of_pauses()
+        await it.queue.declare(["groq"])
+        await it.submit(route=(leg("b", provider="groq"),))
+
+        it.catalog.adopt(Catalog([deployment("b", it.upstream.url, provider="groq")]))
+        for _ in range(3):
+            await heard.wait()
+            heard.clear()
+
+        assert it.worker.in_flight == 0
 
 
 async def test_no_more_jobs_run_than_the_concurrency_allows() -> None:

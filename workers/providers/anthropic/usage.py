@@ -24,6 +24,7 @@ class UsageMeter:
     _write_1h: int = 0
     _thinking_tokens: int | None = None
     _server_tools: dict[str, Any] | None = None
+    _tier: str = ""
 
     def read(self, report: object) -> None:
         if not isinstance(report, Mapping):
@@ -38,6 +39,9 @@ class UsageMeter:
         details = report.get("output_tokens_details")
         if isinstance(details, Mapping) and (count := _count(details.get("thinking_tokens"))) is not None:
             self._thinking_tokens = count
+        tier = "fast" if report.get("speed") == "fast" else report.get("service_tier")
+        if isinstance(tier, str):
+            self._tier = "" if tier == "standard" else tier
         if isinstance(report.get("server_tool_use"), Mapping):
             self._server_tools = dict(report["server_tool_use"])
 
@@ -59,6 +63,7 @@ class UsageMeter:
             cache_write_1h=written_1h,
             output=output,
             reasoning=min(reasoning, output),
+            tier=self._tier,
         )
 
     def to_openai(self) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def to_completion(call: Call, body: bytes) -> Completion:
     }
     usage = None
     if isinstance(metadata := answer.get("usageMetadata"), dict):
-        usage = read_usage(metadata, grounded=any(map(grounding.is_grounded, candidates)))
+        grounded = any(map(grounding.is_grounded, candidates))
+        usage = read_usage(metadata, grounded=grounded, asked_tier=call.body.get("service_tier"))
         completion["usage"] = openai_usage(metadata, usage)
     return Completion(orjson.dumps(completion), usage, model, str(completion["id"]))
 

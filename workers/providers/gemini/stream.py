@@ -102,7 +102,7 @@ class GeminiDecoder:
         if not isinstance(metadata := answer.get("usageMetadata"), dict):
             return None
         self._metadata = metadata
-        return read_usage(metadata, grounded=self._grounded)
+        return read_usage(metadata, grounded=self._grounded, asked_tier=self._call.body.get("service_tier"))
 
     def _advance(self, candidate: Candidate, index: int) -> tuple[dict[str, Any] | None, Reply]:
         """The chunk's choice for what is new of a candidate, or None when that says nothing."""

@@ -9,8 +9,13 @@ Metadata = dict[str, Any]
 _MODALITIES = {"AUDIO": "audio_tokens", "IMAGE": "image_tokens", "VIDEO": "video_tokens"}
 
 
-def read_usage(metadata: Metadata, *, grounded: bool) -> Usage:
-    """Disjoint classes. `grounded`: the answer used Google Search, whose results Google does not bill as tokens."""
+_TIERS = {"ON_DEMAND_FLEX": "flex", "ON_DEMAND_PRIORITY": "priority"}
+_ASKED_TIERS = ("flex", "priority")
+
+
+def read_usage(metadata: Metadata, *, grounded: bool, asked_tier: object = None) -> Usage:
+    """Disjoint classes. `grounded`: the answer used Google Search, whose results Google does not bill as tokens.
+    `asked_tier`: the request's `service_tier`, which holds where the answer does not name one."""
     prompt = _count(metadata, "promptTokenCount")
     tool_prompt = _count(metadata, "toolUsePromptTokenCount")
     cached = min(_count(metadata, "cachedContentTokenCount"), prompt)
@@ -25,7 +30,14 @@ def read_usage(metadata: Metadata, *, grounded: bool) -> Usage:
         cache_read=cached,
         output=max(candidates, thoughts) if thoughts_inside else candidates + thoughts,
         reasoning=thoughts,
+        tier=_tier(metadata.get("trafficType"), asked_tier),
     )
+
+
+def _tier(traffic: object, asked: object) -> str:
+    if isinstance(traffic, str):
+        return _TIERS.get(traffic, "")
+    return asked if isinstance(asked, str) and asked in _ASKED_TIERS else ""
 
 
 def openai_usage(metadata: Metadata, usage: Usage) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Coming from LiteLLM: what its database has, read and made ours."""
