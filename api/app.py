@@ -17,6 +17,7 @@ from api.durable import DurableJobs
 from api.express import Express
 from api.job_finder import JobFinder
 from api.lane_board import LaneBoard
+from api.openapi import Documented
 from api.rate_limits import RateBoard
 from api.relay import Relay
 from api.response_headers import VERSION
@@ -129,7 +130,7 @@ def create_app(
 
 def pages() -> FastAPI:
     """Every route and the document of them, with nothing behind them yet."""
-    return FastAPI(
+    return Documented(
         title="Headrace",
         version=VERSION,
         summary="A queue-based inference broker: OpenAI's API in, every provider out.",

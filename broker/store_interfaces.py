@@ -7,6 +7,7 @@ Every write is idempotent: called again after a lost answer it changes nothing m
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from broker.directory_interfaces import Bill, Directory, Keys
 from broker.records import (
     BatchQuery,
     BatchRecord,
@@ -18,14 +19,12 @@ from broker.records import (
     JobQuery,
     JobRecord,
     KeyedFile,
-    KeyRecord,
     Progress,
     ProviderBatch,
     SpendQuery,
     SpendSummary,
     WebhookDelivery,
 )
-from broker.directory_interfaces import Bill, Directory, Keys
 from shared.jobs import Ending, JobState, Outcome
 
 

@@ -1,5 +1,5 @@
-"""Accounts: whoever may use so much and no more. A key, a user, a team, a member of a team, a customer, or a key or team
-with one model has an account if a limit or a budget is set for it.
+"""Accounts: whoever may use so much and no more. A key, a user, a team, a member of a team, a customer, or a key or
+team with one model has an account if a limit or a budget is set for it.
 
 An account's id names its subject, so that a row of the ledger tells which accounts it is charged to.
 """

@@ -25,6 +25,7 @@ from tests.e2e.deployment import Servers
 RPM = 600_000.0
 TPM = 60_000_000.0
 """Limits that count everything and hold back nothing."""
+_UNSEEN = ("unknown", "cancelled")
 _POLL = 0.2  # seconds between two looks at something that settles by itself
 
 Attempt = tuple[str, int]
@@ -100,7 +101,8 @@ class Books:
     unbooked: list[Attempt]
     """Seen by the provider, and without a row."""
     unseen: list[Attempt]
-    """Rows marked `unknown` of attempts that the provider never saw: the worker died between its note and the call."""
+    """Rows of attempts that the provider never saw: `unknown` if the worker died between its note and the call,
+    `cancelled` if the client left before the provider had read the request, which is billed all the same."""
     invented: list[Attempt]
     """Other rows of attempts that the provider never saw."""
 
@@ -149,8 +151,8 @@ async def _books(upstream: UpstreamProcess, servers: Servers) -> Books:
         statuses=dict(sorted(Counter(rows.values()).items())),
         repeated=[each for each, times in seen.items() if times > 1],
         unbooked=[each for each in seen if each not in rows],
-        unseen=[each for each in extra if rows[each] == "unknown"],
-        invented=[each for each in extra if rows[each] != "unknown"],
+        unseen=[each for each in extra if rows[each] in _UNSEEN],
+        invented=[each for each in extra if rows[each] not in _UNSEEN],
     )
 
 

@@ -86,7 +86,8 @@ class Callers:
         url = f"{self.url(api)}/key/info"
         async with self.session.get(url, params={"key": key.hash}, headers=_OPERATOR) as answer:
             assert answer.status == 200, await answer.text()
-            return round((await answer.json())["info"]["spend"] * NANO)
+            spend: float = (await answer.json())["info"]["spend"]
+            return round(spend * NANO)
 
     async def recorded(self, key: Key, nano: int) -> None:
         """Wait until the ledger has so much."""

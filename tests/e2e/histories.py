@@ -5,7 +5,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,24 +23,24 @@ MOST_ANSWER = 100
 """`max_tokens` of every request: more than any estimate of a part of the answer, so that no estimate is too low."""
 USUAL = 140_000
 """Nano-dollars of about one answer."""
-LOST = -1
-"""The status of a request whose connection broke."""
+LOST, UNHEARD = -1, -2
+"""Statuses of requests whose connection broke, and of those that got none."""
 
 CALLERS: dict[str, dict[str, Any]] = {
     "free": {},
     "rich": {"max_budget": 1.0},
     "poor": {"max_budget": 12.5 * USUAL / 1e9},
-    "paced": {"rpm_limit": 20},
-    "tokens": {"tpm_limit": 2_000},
-    "narrow": {"max_parallel_requests": 2, "max_budget": 1.0},
+    "paced": {"rpm_limit": 10},
+    "tokens": {"tpm_limit": 600},
+    "narrow": {"max_parallel_requests": 1, "max_budget": 1.0},
     "patient": {"rpm_limit": 30, "on_limit": "wait"},
-    "modelled": {"model_rpm_limit": {"chat": 10}, "model_max_budget": {"chat": {"budget_limit": 15 * USUAL / 1e9}}},
+    "modelled": {"model_rpm_limit": {"chat": 8}, "model_max_budget": {"chat": {"budget_limit": 15 * USUAL / 1e9}}},
     "member": {"team_id": "history"},
     "colleague": {"team_id": "history", "max_parallel_requests": 3},
 }
 """Keys, by name, with their fields."""
-TEAM = {"team_id": "history", "max_budget": 20.5 * USUAL / 1e9, "rpm_limit": 300}
-CUSTOMER = {"user_id": "acme", "max_budget": 10.5 * USUAL / 1e9}
+TEAM: dict[str, Any] = {"team_id": "history", "max_budget": 20.5 * USUAL / 1e9, "rpm_limit": 300}
+CUSTOMER: dict[str, Any] = {"user_id": "acme", "max_budget": 10.5 * USUAL / 1e9}
 BUDGETS = {
     "key rich": 1.0,
     "key poor": CALLERS["poor"]["max_budget"],
@@ -127,7 +127,7 @@ class History:
         for name, fields in CALLERS.items():
             self.keys[name] = await self.them.key(key_alias=name, **fields)
 
-    async def run(self, count: int, concurrency: int, events: dict[int, Callable[[], Awaitable[None]]]) -> None:
+    async def run(self, count: int, concurrency: int, events: Mapping[int, Callable[[], Awaitable[None]]]) -> None:
         """`events` happen beside the request of that number."""
         drawn = iter([self._draw(number) for number in range(count)])
         async with asyncio.TaskGroup() as group:
@@ -148,8 +148,8 @@ class History:
         how = rng.choices(list(_WAYS), weights=list(_WAYS.values()))[0]
         model = "chat"
         if how in ("plain", "stream") and rng.random() < 0.25:
-            model = f"fault/{number}/{rng.choice(('fb-s03', 'fb-s05', 'fb-s13', 'fb-f14-c', 'fb-s08'))}"
-        customer = CUSTOMER["user_id"] if rng.random() < 0.2 else ""
+            model = f"fault/{number}/{rng.choice(_FAULTS)}"
+        customer = CUSTOMER["user_id"] if rng.random() < 0.1 else ""
         return Request(number, caller, how, model, customer, rng.randrange(3)), rng.uniform(0.0, 0.3)
 
     async def _perform(self, request: Request) -> None:
@@ -157,6 +157,8 @@ class History:
         self.requests.append(request)
         try:
             await getattr(self, f"_{request.how}")(request)
+        except aiohttp.ClientConnectorError:
+            request.status = UNHEARD
         except (aiohttp.ClientError, ConnectionError) as error:
             request.status, request.detail = LOST, repr(error)
 
@@ -226,6 +228,8 @@ class History:
         return json.loads(text) if answer.content_type == "application/json" else None
 
 
+_FAULTS = ("fb-s03", "fb-s04", "fb-s13", "fb-f14-c", "fb-s08")
+"""None that resets a connection: over a pooled one the request is sent again, within the same attempt."""
 _WAYS = {
     "plain": 10,
     "stream": 6,

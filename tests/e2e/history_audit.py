@@ -76,7 +76,7 @@ async def ledger(database: str) -> list[Row]:
 
 def wrong_bills(
     bills: Sequence[Billed], rows: Sequence[Row], requests: dict[int, Request], keys: dict[str, str]
-) -> list[str]:  # noqa: E501
+) -> list[str]:
     """Rows that say something else than the provider. What was answered in whole is known to the nano-dollar; of what
     was broken off, by whomever, the row has an estimate, which may be anything up to the reservation."""
     by_attempt = {(each.job_id, each.attempt): each for each in bills}

@@ -43,10 +43,8 @@ async def test_the_first_request_after_redis_lost_everything_finds_the_budget_sp
     servers: Servers, config: Path, tmp_path: Path
 ) -> None:
     async with Redis() as own, redis.asyncio.from_url(own.url) as client:
-        async with (
-            deployed(config, replace(servers, redis=own.url), tmp_path, apis=APIS) as headrace,
-            callers(headrace) as them,
-        ):
+        with_own_redis = replace(servers, redis=own.url)
+        async with deployed(config, with_own_redis, tmp_path, apis=APIS) as headrace, callers(headrace) as them:
             keys = [await _key_with_its_budget_spent(them) for _ in range(APIS)]
 
             await client.flushall()

@@ -93,7 +93,7 @@ async def test_no_request_is_lost_or_booked_twice_while_workers_are_killed(serve
           f"slowest {slowest(answers):.1f} s; {books}; {buckets}")  # fmt: skip
     assert len(answers) == _REQUESTS
     assert tally(answers)[End.DROPPED] == 0, failures(answers)
-    # A request may have the bad luck to be in the hands of three workers that are killed: it is told so, as it should be.
+    # A request may have the bad luck to be in the hands of three workers that are killed, and is told so.
     unlucky = [answer for answer in answers if f"crashed {_CRASHES} workers" in answer.detail]
     assert len(unlucky) <= _MOST_UNLUCKY, failures(answers)
     assert all(answer in unlucky for answer in answers if answer.end is End.REFUSED), failures(answers)

@@ -181,8 +181,10 @@ async def test_a_key_that_was_changed_is_another_principal() -> None:
 @pytest.mark.parametrize(
     ("role", "admin"), [("proxy_admin", True), ("proxy_admin_viewer", False), ("internal_user", False)]
 )
-async def test_keys_of_administrators_are_administrators(role: str, admin: bool) -> None:
-    principal = await authenticator(KEY, Keys(RECORD, role=role)).principal(HEADERS)
+async def test_personal_keys_of_administrators_are_administrators(role: str, admin: bool) -> None:
+    personal = replace(RECORD, team="")
+
+    principal = await authenticator(KEY, Keys(personal, role=role)).principal(HEADERS)
 
     assert (principal.role, principal.admin) == (role, admin)
 

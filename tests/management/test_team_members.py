@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.account_records import Kind
-from tests.unit.api.office import NAMES, Office, hashed, office, problem
+from tests.management.office import NAMES, Office, hashed, office, problem
 
 
 @pytest.fixture

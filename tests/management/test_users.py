@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from broker.account_records import Kind
-from tests.unit.api.office import NAMES, Office, as_json, hashed, office, problem
+from tests.management.office import NAMES, Office, as_json, hashed, office, problem
 
 
 @pytest.fixture

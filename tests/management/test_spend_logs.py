@@ -9,7 +9,7 @@ import pytest
 
 from shared.jobs import Outcome, Status, Usage
 from tests.fakes.management import KEY, Managed, bearer, hashed, managed
-from tests.unit.api.spending import DAY, Spending
+from tests.management.spending import DAY, Spending
 
 TODAY, YESTERDAY = "2026-01-01", "2025-12-31"
 SPAN = {"start_date": "2025-12-01", "end_date": TODAY}

@@ -10,7 +10,7 @@ import pytest
 from broker.account_records import Entry, Kind
 from shared.jobs import Status, Usage
 from tests.fakes.management import KEY, NOBODY, Managed, hashed, managed
-from tests.unit.api.spending import Spending
+from tests.management.spending import Spending
 
 SPAN = {"start_date": "2025-12-01", "end_date": "2026-01-01"}
 ANN, BOB, CLEO, ORPHAN = (f"sk-of-{name}-no-team-unnamed" for name in ("ann", "bob", "cleo", "nobody"))
