@@ -3,7 +3,9 @@
 .PHONY: help run demo test check bench chaos servers install debian clean
 
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
+# SQLite's files of two thousand tests: in memory, where there is such a file system.
+export PYTEST_DEBUG_TEMPROOT ?= $(shell test -w /dev/shm && echo /dev/shm)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -17,14 +19,14 @@ demo: install ## Watch it work, in under a minute: a stream, a tool call, a batc
 	@$(BIN)/python docs/examples/demo.py
 
 test: install debian ## Every test, on private RabbitMQ, Redis and PostgreSQL servers
-	@$(BIN)/python -m tests.servers -- $(BIN)/pytest -n $(WORKERS) --dist worksteal
+	@$(BIN)/python -m tests.servers -- $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations=20
 
 check: install ## Format, lint, types, import contracts, unit tests: under a minute, no servers
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/pytest -q -n 3 tests/unit tests/meta
+	@$(BIN)/pytest -q -n $(WORKERS) tests/unit tests/meta
 
 bench: install debian ## Measure beside LiteLLM, Portkey and TensorZero, and batches beside Celery, on private servers
 	@UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen --group bench
