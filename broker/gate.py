@@ -24,7 +24,7 @@ from shared.jobs import Job, Usage
 from shared.management import Management
 from shared.settings import Settings
 
-_MOST_SEEDS = 8  # times that one job asks the ledger; a seed is void if the account was charged meanwhile
+_MOST_SEEDS = 8  # times that one job asks the ledger; a seed is void if the account was forgotten meanwhile
 _SEED_PAUSE = 0.01  # seconds before the third try, doubled before each further one
 _GRACE = 120.0  # seconds after a job's deadline in which its end still finds its reservation
 _MOST_WAITING = 5_000  # jobs of this process that wait for their limits; more are refused
@@ -194,8 +194,13 @@ class Gate:
                 case Refused():
                     return answer
                 case Unseeded(budgets):
-                    for account, start, end, ticket in budgets:
-                        await self._seed(account, start, end, ticket)
+                    try:
+                        for account, start, end, ticket in budgets:
+                            await self._seed(account, start, end, ticket)
+                    except Unavailable:
+                        if count > 0:
+                            raise
+                        # Perhaps only certainty was wanted: asked again, accounts do with what they know.
         raise Unavailable("What a budget has spent could not be read while so much is charged to it. Try again.")
 
     async def _seed(self, account: str, start: float, end: float, ticket: int) -> None:

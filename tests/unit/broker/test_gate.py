@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from broker import gate as gates
-from broker.account_interfaces import Admitted, Limit, Refused, Unseeded
+from broker.account_interfaces import Admitted, Charge, Limit, Refused, Unseeded
 from broker.account_records import Entry, Kind
+from broker.accounts.account import ASK_AGAIN
 from broker.price_estimates import PriceEstimates
 from shared.errors import (
     BudgetExceeded,
@@ -144,9 +145,22 @@ async def test_while_the_ledger_is_away_nobody_spends_money_that_may_not_be_ther
     )
 
     assert {type(result) for result in results} == {Unavailable}
-    assert len(here.bill.asked) == 1
+    assert len(here.bill.asked) < 5, "together, and not each for itself"
     here.bill.away = False
     assert (await here.enter(policy)).accounts == ("key:h",)
+
+
+async def test_while_the_ledger_is_away_a_doubt_keeps_nobody_out(here: Here) -> None:
+    policy = here.policy(max_budget=1)
+    await here.enter(policy)
+    await here.accounts.charge([Charge("unknown", ("key:h",), here.clock.now(), 1000, last=True)])
+    here.clock.advance(ASK_AGAIN)
+    here.bill.away = True
+
+    entered = await here.enter(policy, here.job("second"))
+
+    assert entered.accounts == ("key:h",)
+    assert len(here.bill.asked) == 2
 
 
 async def test_who_reads_the_ledger_may_leave_while_others_wait_for_it(here: Here) -> None:
