@@ -32,6 +32,8 @@ bench: install debian ## Measure beside LiteLLM, Portkey and TensorZero, and bat
 	@UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen --group bench
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.batch
+	@$(BIN)/python -m benchmarks.keys
+	@$(BIN)/python -m benchmarks.bill
 
 chaos: install debian ## Kill every part of a deployment in every phase of a job, and count: about ten minutes
 	@$(BIN)/python -m tests.chaos --write docs/reliability.md
