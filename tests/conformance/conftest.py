@@ -42,7 +42,18 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield World(queue, another, lambda provider: rabbit_dead_letters(url, namespace, provider))
 
 
-@pytest.fixture(params=["sqlite-file", "sqlite-memory", "postgres"])
+_IN_MEMORY_TOO = ("test_ledger", "test_ledger_recorder", "test_jobs_store", "test_bill")
+"""SQLite's own difference between a file and memory is a connection: these modules show that it makes none."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = any("url" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "url" in metafunc.fixturenames and not chosen:
+        memory = ["sqlite-memory"] if metafunc.module.__name__.rpartition(".")[2] in _IN_MEMORY_TOO else []
+        metafunc.parametrize("url", ["sqlite-file", *memory, "postgres"], indirect=True)
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     match request.param:
         case "sqlite-file":

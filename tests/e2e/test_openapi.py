@@ -29,8 +29,8 @@ from tests.conformance.queues import job as a_job
 from tests.e2e.deployment import MASTER_KEY, Headrace, Servers, deployed
 from tests.fakes.webhooks import SECRET
 
-BOUNDARIES = 40  # cases of an operation, evenly from all that its schema has
-EXAMPLES = 6  # cases of an operation that fit
+BOUNDARIES = 16  # cases of an operation, evenly from all that its schema has
+EXAMPLES = 3  # cases of an operation that fit
 PATIENCE = 15.0  # seconds for an answer to begin; a stream that has not ended by then is left
 
 OVERLONG = b"Invalid HTTP request received."
