@@ -253,6 +253,7 @@ class Pipe:
             if self._draining is not None:
                 self._draining.cancel()
                 await asyncio.wait([self._draining])
+                self._draining = None  # a task that is cancelled before its first step never runs its own `finally`
 
     async def _read(self, connection: AbstractConnection) -> None:
         sent = self._sent

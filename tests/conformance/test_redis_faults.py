@@ -214,6 +214,20 @@ async def test_a_congested_socket_delays_commands_and_loses_none(server: Redis) 
         assert [(await future)[1] for future in futures] == [len(value)] * 8
 
 
+async def test_a_congested_write_that_had_no_turn_before_the_connection_broke_blocks_nobody(server: Redis) -> None:
+    async with Pipe(server.url) as pipe:
+        await pipe.call("PING")
+        pipe._draining = asyncio.create_task(asyncio.sleep(60))  # as `flush` leaves it, before its first step
+        pipe._draining.cancel()
+        pipe._link.hang_up()
+        while pipe._connection is not None:
+            await asyncio.sleep(0)
+
+        answer = await pipe.call("PING")
+
+    assert answer == b"PONG"
+
+
 async def test_cancelling_a_caller_leaves_the_answers_of_others_in_place(server: Redis) -> None:
     async with Pipe(server.url) as pipe:
         given_up = pipe.submit(("ECHO", "one"))
