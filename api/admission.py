@@ -5,8 +5,11 @@ import random
 from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary
 
+import structlog
+
 from api import key_headers
 from api.backpressure import Backpressure
+from api.errors import unexpected
 from api.fairness import Outstanding, Seat
 from api.lane_board import Outlook
 from broker.backends import Backends
@@ -20,6 +23,8 @@ from shared.clock import Clock
 from shared.errors import AppError, BudgetExceeded, LimitExceeded, QueueFull, RequestTooLarge, Unavailable
 from shared.job_plan import NO_WISHES, Caller, JobPlanner, Wishes
 from shared.jobs import CLAIM_CHECK_BYTES, Job
+
+log = structlog.get_logger(__name__)
 
 _PUBLISH_PAUSE = 0.5  # seconds until a job whose confirm was lost is sent again; the queue's reconnection comes on top
 _BODY_GRACE = 60.0  # seconds that a claimed body outlives its deadline
@@ -100,7 +105,9 @@ class Admission:
         job = await self.gate.marked(job, policy)
         seat, follower = self.outstanding.take(job), self._log.follow(job.id)
         followed = Followed(job, follower, outlook, seat, key_headers.of_policy(policy))
-        followed.entering = asyncio.create_task(self._enter_in_turn(followed, policy, output), name=f"turn of {job.id}")
+        entering = asyncio.create_task(self._enter_in_turn(followed, policy, output), name=f"turn of {job.id}")
+        entering.add_done_callback(lambda task: _tell_of_a_bug(task, follower))
+        followed.entering = entering
         return followed
 
     async def _enter_in_turn(self, followed: Followed, policy: Policy, output: int) -> None:
@@ -159,6 +166,13 @@ class Admission:
             self.gate.leave_soon(job)
             unconfirmed = Unavailable("The queue did not confirm the job.")
             followed.follower.fail(error if isinstance(error, AppError) else unconfirmed)
+
+
+def _tell_of_a_bug(entering: "asyncio.Task[None]", follower: Follower) -> None:
+    """Nobody awaits a wait that goes well: a bug in it must not leave the client waiting until its deadline."""
+    if not entering.cancelled() and (error := entering.exception()):
+        log.error("a job could not wait for its turn", task=entering.get_name(), exc_info=error)
+        follower.fail(unexpected())
 
 
 def patience(job: Job) -> float:

@@ -1,12 +1,11 @@
 """Keys as their readers see them: rows with what was spent, and pages of them."""
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from api.management.entries import Desk
+from api.management.entries import Desk, for_each
 from api.management.entries import named as named_entries
 from api.management.shapes import dollars, iso, key_row, status
 from api.management.spends import Spend, spend_of, window
@@ -20,7 +19,6 @@ MOST_SCANNED = 10_000
 """Keys that are read to answer a question that the store cannot."""
 
 _PAGE = 1000
-_AT_ONCE = 8  # questions to the bill
 _UNKNOWN = Spend(0, 0, None)  # of a key that was not looked at
 
 
@@ -54,19 +52,18 @@ async def look(desk: Desk, records: Sequence[KeyRecord]) -> list[Seen]:
     store, calendar = desk.context.backends.store, desk.context.settings.management.calendar
     named = tuple({str(record.fields["budget_id"]) for record in records if record.fields.get("budget_id")})
     budgets = await named_entries(desk.directory, Kind.BUDGET, named)
-    turns = asyncio.Semaphore(_AT_ONCE)
+    by_hash = {record.hash: record for record in records}
 
-    async def see(record: KeyRecord) -> Seen:
+    async def see(digest: str) -> Seen:
+        record = by_hash[digest]
         entry = budgets.get(str(record.fields.get("budget_id")))
         budget = {"budget_id": entry.id, **entry.fields} if entry else None
         fields = {**(budget or {}), **record.fields}
-        async with turns:
-            spend = await spend_of(store.bill, key_account(record.hash), fields, desk.now, calendar)
+        spend = await spend_of(store.bill, key_account(record.hash), fields, desk.now, calendar)
         return Seen(record, spend, budget)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(see(record)) for record in records]
-    return [task.result() for task in tasks]
+    seen = await for_each(list(by_hash), see)
+    return [seen[record.hash] for record in records]
 
 
 async def info(desk: Desk, seen: Seen) -> dict[str, Any]:

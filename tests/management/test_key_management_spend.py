@@ -158,3 +158,15 @@ async def test_a_change_that_nobody_can_be_told_of_has_happened_all_the_same(
 
     assert (await it.post("/key/update", key=key, tpm_limit=1)).status == 200
     assert (await it.record(key)).fields == {"tpm_limit": 1}
+
+
+async def test_a_bill_that_is_away_is_a_503(it: Managed, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = await it.key(max_budget=1)
+
+    async def away(account: str, start: float, end: float) -> int:
+        raise Unavailable("the database is away")
+
+    monkeypatch.setattr(it.store.bill, "spent", away)
+
+    assert (await it.get(f"/key/info?key={hashed(key)}")).status == 503
+    assert (await it.get("/key/list?return_full_object=true")).status == 503

@@ -196,17 +196,18 @@ async def test_a_retry_is_a_new_durable_job_on_the_batch_lane_and_takes_the_lett
 
 async def test_a_retry_keeps_the_wishes_of_a_durable_job(it: Api) -> None:
     job = a_job("a", durable=True)
-    stored = JobRecord(job, JobState.DISPATCHED, priority=7, result_ttl=99.0, webhook="https://example.com/hook")
+    stored = JobRecord(job, JobState.DISPATCHED, priority=7, result_ttl=86_000.0, webhook="https://example.com/hook")
     await it.backends.store.jobs.add(stored)
     error = Quarantined("It crashed 3 workers.").to_wire()
     await it.backends.store.record((), [Ending("a", JobState.FAILED, NOW, 3, error=error)])
     await add(it, a_letter(replace(job, body=b"", claim=True)))
 
-    new = (await it.ask("POST", "/v1/dead/a/retry")).json["id"]
+    answer = await it.ask("POST", "/v1/dead/a/retry")
 
-    record = await it.backends.store.jobs.get(new, bodies=True)
+    assert answer.status == 202, answer.body
+    record = await it.backends.store.jobs.get(answer.json["id"], bodies=True)
     assert record is not None
-    assert (record.priority, record.result_ttl, record.webhook) == (7, 99.0, "https://example.com/hook")
+    assert (record.priority, record.result_ttl, record.webhook) == (7, 86_000.0, "https://example.com/hook")
     assert record.job.body == orjson.dumps(REQUEST)
 
 

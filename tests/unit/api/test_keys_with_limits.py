@@ -309,6 +309,25 @@ async def test_a_request_whose_turn_would_come_too_late_is_refused_at_once(it: L
     assert 55 <= int(refused.headers["retry-after"]) <= 60
 
 
+async def test_a_bug_while_a_request_waits_is_told_at_once(it: Limited, monkeypatch: pytest.MonkeyPatch) -> None:
+    await it.key(max_parallel_requests=1, on_limit="wait")
+    it.chat()
+    await it.api.next_job()
+    gate = it.api.app._app.state.context.admission.gate  # type: ignore[attr-defined]
+    admit = gate.admit
+
+    async def buggy(*args: Any, wait_until: float | None = None, **more: Any) -> Any:
+        if wait_until is not None:
+            raise ZeroDivisionError
+        return await admit(*args, **more)
+
+    monkeypatch.setattr(gate, "admit", buggy)
+    async with asyncio.timeout(5):
+        answer = await it.chat().finished()
+
+    assert (answer.status, "its log says why" in answer.json["error"]["message"]) == (500, True)
+
+
 async def test_a_client_that_leaves_while_it_waits_takes_nothing(it: Limited) -> None:
     await it.key(max_parallel_requests=1, on_limit="wait")
     it.chat()
