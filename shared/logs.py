@@ -19,7 +19,9 @@ def configure(level: str, style: str = "auto") -> None:
     ]
     renderer: list[Any]
     if console:
-        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # The default shows the variables of each frame, keys and prompts among them, and takes a quarter of a second.
+        plain = structlog.dev.plain_traceback
+        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     else:
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
     structlog.configure(

@@ -7,6 +7,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import redis.asyncio
+import structlog
 from hypothesis import settings
 from sqlalchemy.engine import make_url
 
@@ -18,6 +19,14 @@ IN_CI = bool(os.environ.get("CI"))
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile("local", deadline=None, max_examples=50)
 settings.load_profile("ci" if IN_CI else "local")
+
+# As `shared.logs` has it: the default formats the variables of each frame, in a quarter of a second for each error.
+structlog.configure(
+    [
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture
