@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.account_records import Actor, AuditQuery, Entry, KeyQuery, Kind
 from broker.directory_interfaces import Directory, Keys
 from broker.records import KeyRecord
 from broker.store.directory import DirectoryStore
+from broker.store.directory_tables import keys as key_table
 from broker.store.keys import KeyStore, lineage
 from broker.store.transactions import Transactions
 from shared.errors import InvalidRequest
@@ -221,8 +223,13 @@ async def test_keys_are_found_by_what_they_are(keys: Keys) -> None:
 
 
 async def test_a_page_is_never_longer_than_a_thousand(keys: Keys, opened: Transactions) -> None:
-    for number in range(1002):
-        await keys.add(a_key(f"{number:04}"), ACTOR)
+    await keys.add(a_key("0000"), ACTOR)
+
+    async def multiply(connection: AsyncConnection) -> None:
+        row = (await connection.execute(sa.select(key_table))).mappings().one()
+        await connection.execute(sa.insert(key_table), [{**row, "hash": f"{number:04}"} for number in range(1, 1002)])
+
+    await opened.write(multiply)
 
     assert len(await keys.find(KeyQuery(limit=10**9))) == 1000
     assert await keys.count(KeyQuery(limit=1)) == 1002
