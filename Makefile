@@ -21,7 +21,8 @@ demo: install ## Watch it work, in under a minute: a stream, a tool call, a batc
 test: install debian ## Every test, on private RabbitMQ, Redis and PostgreSQL servers
 	@# The end-to-end tests start hundreds of processes, which would each compile our modules where nothing may be cached.
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q api broker shared workers
-	@$(BIN)/python -m tests.servers -- $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=20
+	@# A module's tests share its deployments, so one worker has them all.
+	@$(BIN)/python -m tests.servers -- $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations=20
 
 check: install ## Format, lint, types, import contracts, unit tests: under a minute, no servers
 	@$(BIN)/ruff format --check

@@ -37,6 +37,21 @@ def main() -> None:
         sys.exit(2)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # its callback has done everything
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def serve(
     config: ConfigOption = None,

@@ -10,11 +10,13 @@ from shared.settings import Settings
 
 WEBHOOK = "x-headrace-webhook"
 _CUSTOMER_HEADERS = ("x-litellm-customer-id", "x-litellm-end-user-id")
+_REDACTION_HEADERS = ("x-litellm-enable-message-redaction", "litellm-enable-message-redaction")
 _VENDOR_HEADERS = ("anthropic-beta",)
 _KNOWN = frozenset({
-    "anthropic-beta", "idempotency-key", "prefer", "traceparent", "x-headrace-dedupe", "x-headrace-max-queue-wait",
-    "x-headrace-on-disconnect", "x-headrace-priority", "x-headrace-result-ttl", "x-headrace-webhook",
-    "x-litellm-customer-id", "x-litellm-end-user-id", "x-litellm-num-retries", "x-litellm-tags", "x-litellm-timeout",
+    "anthropic-beta", "idempotency-key", "litellm-enable-message-redaction", "prefer", "traceparent",
+    "x-headrace-dedupe", "x-headrace-max-queue-wait", "x-headrace-on-disconnect", "x-headrace-priority",
+    "x-headrace-result-ttl", "x-headrace-webhook", "x-litellm-customer-id", "x-litellm-enable-message-redaction",
+    "x-litellm-end-user-id", "x-litellm-num-retries", "x-litellm-tags", "x-litellm-timeout",
 })  # fmt: skip
 _DAY = 86_400.0
 _LONGEST_WAIT = 600.0
@@ -46,6 +48,7 @@ def of(headers: Mapping[str, str], customer_header: str = "") -> Wishes:
         on_disconnect=_choice(headers, "x-headrace-on-disconnect", ("cancel", "continue")),
         idempotency_key=idempotency_key(headers),
         dedupe=_choice(headers, "x-headrace-dedupe", ("body",)) == "body",
+        redact=any(_is_true(headers.get(name, "")) for name in _REDACTION_HEADERS),
     )
 
 
@@ -66,6 +69,11 @@ def check_webhook(url: str, settings: Settings) -> None:
             "This server sends no webhooks: set HEADRACE_WEBHOOK_SECRET, which signs them.", param=WEBHOOK
         )
     webhooks.check_url(url, param=WEBHOOK, allow_private=settings.webhook_allow_private)
+
+
+def _is_true(text: str) -> bool:
+    """Whatever does not say no means yes: a prompt that was to be kept out of the bill must not get into it."""
+    return text.strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def _preferences(text: str) -> dict[str, str]:

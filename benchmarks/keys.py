@@ -5,7 +5,9 @@
 
 One api and one worker with RabbitMQ, Redis and PostgreSQL of the run's own, an upstream without latency, and the same
 chat with one key after another: the master key, a key that nothing limits, one with limits, and one with limits and a
-budget whose team and user have budgets too. The kinds are interleaved; the results are medians.
+budget whose team and user have budgets too. Beside them LiteLLM with its master key: it keeps keys in a database only,
+which it reaches through an engine that Prisma's own server has and no package registry. The kinds are interleaved; the
+results are medians.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,11 +25,11 @@ import aiohttp
 import uvloop
 import yaml
 
-from benchmarks import isolation, processes
+from benchmarks import isolation, peers, processes
 from benchmarks.load import ClosedLoop, Target, percentile
 from benchmarks.peers import FOLDER
 from benchmarks.report import machine
-from benchmarks.systems import ROOT
+from benchmarks.systems import ROOT, Stage
 from tests.e2e.deployment import MASTER_KEY, Headrace, Process, Servers
 from tests.server_process import free_port
 from tests.servers import Postgres, RabbitMQ, Redis
@@ -37,6 +40,7 @@ _MODEL = "bench"
 _MOST = 1_000_000  # of every limit: it is counted, and never reached
 _TARGET = 0.15  # ms of the api's CPU that admission may add
 
+_BASE = "nothing"
 _LIMITS: Mapping[str, object] = {"rpm_limit": _MOST, "tpm_limit": 1000 * _MOST, "max_parallel_requests": 1000}
 _BUDGET: Mapping[str, object] = {"max_budget": _MOST, "budget_duration": "30d"}
 
@@ -58,6 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     arguments = sys.argv[1:] if not options.stage else sys.argv[1:-2]
     if not options.stage:
+        peers.install(["litellm"])
         isolation.enter([*arguments, "--stage", "servers"], _PROGRAM)
     if options.stage == "servers":
         isolation.raise_loopback()
@@ -70,29 +75,46 @@ def main() -> None:
     print(f"\n{page}\nwritten to {out}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    target: Target
+    processes: Mapping[str, int]
+    """Their ids, by role."""
+
+
 async def _measure(seconds: float, runs: int) -> str:
     load_average = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="headrace-keys-") as name:
-        folder, port = Path(name), free_port()
-        upstream = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.upstream", "--port", str(port)
-        )
-        urls = [os.environ[each.variable] for each in (RabbitMQ, Redis, Postgres)]
-        headrace = Headrace(_config(folder, port), Servers(*urls, namespace="keys"), folder, _QUIET)
-        try:
-            await headrace.start_api()
-            await headrace.start_worker()
-            keys = await _keys(headrace)
-            found: dict[str, list[Numbers]] = {kind: [] for kind in keys}
-            for _ in range(runs):
-                for kind, key in keys.items():
-                    found[kind].append(await _run(headrace, key, seconds))
-                    print(kind, found[kind][-1], flush=True)
-        finally:
-            await headrace.stop()
-            upstream.terminate()
-            await upstream.wait()
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-keys-")))
+        callers = await _headrace(stack, folder)
+        for system in await Stage(stack, folder / "peers", 0).start(["litellm"]):
+            callers[f"LiteLLM {peers.version('litellm')}, its master key"] = _Caller(
+                system.target, {"api": system.processes["litellm"]}
+            )
+        found: dict[str, list[Numbers]] = {kind: [] for kind in callers}
+        for _ in range(runs):
+            for kind, caller in callers.items():
+                found[kind].append(await _run(caller, seconds))
+                print(kind, found[kind][-1], flush=True)
     return _page(found, load_average)
+
+
+async def _headrace(stack: AsyncExitStack, folder: Path) -> dict[str, _Caller]:
+    """By the kind of their key."""
+    port = free_port()
+    upstream = await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.upstream", "--port", str(port))
+    stack.push_async_callback(upstream.wait)
+    stack.callback(upstream.terminate)
+    urls = [os.environ[each.variable] for each in (RabbitMQ, Redis, Postgres)]
+    headrace = Headrace(_config(folder, port), Servers(*urls, namespace="keys"), folder, _QUIET)
+    stack.push_async_callback(headrace.stop)
+    await headrace.start_api()
+    await headrace.start_worker()
+    roles = {"api": _pid(headrace.apis[0]), "worker": _pid(headrace.workers[0])}
+    return {
+        kind: _Caller(Target(headrace.ports[0], headers={"Authorization": f"Bearer {key}"}), roles)
+        for kind, key in (await _keys(headrace)).items()
+    }
 
 
 _QUIET = {"HEADRACE_DISABLE_LOGGING": "true", "HEADRACE_LOG_LEVEL": "warning"}
@@ -126,7 +148,7 @@ async def _keys(headrace: Headrace) -> dict[str, str]:
         await made("/team/member_add", {"team_id": "team", "member": {"role": "user", "user_id": "user"}})
         return {
             "the master key": MASTER_KEY,
-            "nothing": await made("/key/generate", {}),
+            _BASE: await made("/key/generate", {}),
             "requests, tokens, parallel": await made("/key/generate", _LIMITS),
             "the same, and budgets of key, team and user": await made(
                 "/key/generate", {"team_id": "team", "user_id": "user", **_LIMITS, **_BUDGET}
@@ -134,52 +156,53 @@ async def _keys(headrace: Headrace) -> dict[str, str]:
         }
 
 
-async def _run(headrace: Headrace, key: str, seconds: float) -> Numbers:
-    target = Target(headrace.ports[0], headers={"Authorization": f"Bearer {key}"})
-    roles = {"api": headrace.apis[0], "worker": headrace.workers[0]}
-    loop = ClosedLoop(target, target.request(_MODEL), _CLIENTS)
-    await loop.run(0.5, warmup=0.5)
-    before = {role: _cpu(process) for role, process in roles.items()}
+async def _run(caller: _Caller, seconds: float) -> Numbers:
+    target = caller.target
+    await ClosedLoop(target, target.request(_MODEL), _CLIENTS).run(0.5, warmup=0.5)
+    before = {role: processes.cpu_seconds(pid) for role, pid in caller.processes.items()}
     sample = await ClosedLoop(target, target.request(_MODEL), _CLIENTS).run(seconds, warmup=0.0)
-    after = {role: _cpu(process) for role, process in roles.items()}
+    after = {role: processes.cpu_seconds(pid) for role, pid in caller.processes.items()}
     answers = sample.good
     assert answers, "no request was answered"
     return Numbers(
         rate=sample.rate,
         p50=percentile([(each.ended - each.started) * 1000 for each in answers], 0.5),
-        cpu={role: (after[role] - before[role]) * 1000 / len(answers) for role in roles},
+        cpu={role: (after[role] - before[role]) * 1000 / len(answers) for role in caller.processes},
     )
 
 
-def _cpu(process: Process) -> float:
+def _pid(process: Process) -> int:
     assert process.process is not None
-    return processes.cpu_seconds(process.process.pid)
+    return process.process.pid
 
 
 def _page(found: Mapping[str, list[Numbers]], load_average: float) -> str:
-    def middle(kind: str, pick: str) -> float:
-        return median(each.cpu[pick] if pick in each.cpu else getattr(each, pick) for each in found[kind])
+    def cpu(kind: str, role: str) -> float:
+        return median(each.cpu[role] for each in found[kind])
+
+    def row(kind: str) -> str:
+        rate, p50 = median(each.rate for each in found[kind]), median(each.p50 for each in found[kind])
+        ours = "worker" in found[kind][0].cpu
+        added = f"{cpu(kind, 'api') - cpu(_BASE, 'api'):+.3f}" if ours else ""
+        worker = f"{cpu(kind, 'worker'):.3f}" if ours else ""
+        return f"| {kind} | {rate:.0f} | {p50:.1f} | {cpu(kind, 'api'):.3f} | {added} | {worker} |"
 
     on = machine()
-    base = middle("nothing", "api")
-    rows = [
-        f"| {kind} | {middle(kind, 'rate'):.0f} | {middle(kind, 'p50'):.1f} | {middle(kind, 'api'):.3f} "
-        f"| {middle(kind, 'api') - base:+.3f} | {middle(kind, 'worker'):.3f} |"
-        for kind in found
+    lines = [
+        "# What a key's limits cost",
+        "",
+        f"`python -m benchmarks.keys`: {on['cores']} cores, {on['cpu']}. Load average before: {load_average:.1f}. "
+        f"{_CLIENTS} clients, medians. Admission may add {_TARGET} ms to the api, and one round trip to Redis.",
+        "",
+        "| what limits the key | requests/s | p50 ms | api, ms CPU a request | added | worker, ms CPU |",
+        "|---|---:|---:|---:|---:|---:|",
+        *map(row, found),
+        "",
+        "LiteLLM has no database here, and so no keys to check: the engine that it needs for one cannot be installed "
+        "from a package registry.",
+        "",
     ]
-    return "\n".join(
-        [
-            "# What a key's limits cost",
-            "",
-            f"`python -m benchmarks.keys`: {on['cores']} cores, {on['cpu']}. Load average before: {load_average:.1f}. "
-            f"{_CLIENTS} clients, medians. Admission may add {_TARGET} ms to the api, and one round trip to Redis.",
-            "",
-            "| what limits the key | requests/s | p50 ms | api, ms CPU a request | added | worker, ms CPU |",
-            "|---|---:|---:|---:|---:|---:|",
-            *rows,
-            "",
-        ]
-    )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

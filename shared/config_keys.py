@@ -61,7 +61,6 @@ IGNORED: dict[str, dict[str, str]] = {
         "service_callbacks": _CALLBACKS,
         "audit_log_callbacks": _CALLBACKS,
         "prometheus_metrics_config": _CALLBACKS,
-        "turn_off_message_logging": "messages are never logged",
         "redact_user_api_key_info": "keys are never logged",
         "redact_messages_in_exceptions": "messages are never logged",
         "cache": _CACHE,

@@ -216,6 +216,7 @@ class LiteLLMSettings(Reliability):
     budget_exceeded_status_code: Annotated[int, Field(ge=400, le=499)] = 422
     timezone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
     budget_reset_time: Annotated[str, AfterValidator(_time_of_day)] = ""
+    turn_off_message_logging: bool = False
     default_key_generate_params: dict[str, Any] = {}
     upperbound_key_generate_params: KeyBounds = KeyBounds()
     cost_discount_config: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}

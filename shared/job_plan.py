@@ -63,6 +63,8 @@ class Wishes:
     """`cancel`, `continue`, or empty when the client did not say."""
     idempotency_key: str = ""
     dedupe: bool = False
+    redact: bool = False
+    """No prompt and no answer in the ledger."""
 
     @property
     def background(self) -> bool:
@@ -154,6 +156,7 @@ class JobPlanner:
             durable=not plain and wishes.durable,
             start_by=0.0 if most_wait is None else now + most_wait,
             precedence=precedence,
+            redact=wishes.redact,
         )
 
     def _retries(self, envelope: Envelope, wishes: Wishes, route: tuple[Leg, ...]) -> int:

@@ -87,6 +87,8 @@ class Job:
     precedence: int = FIRST - 1
     """0 to `FIRST`: of the interactive jobs that wait, those with the highest go first. The more a tenant has under
     way, the lower its next ones. Batch jobs are in a fair order before they are published, and have no use for it."""
+    redact: bool = False
+    """Its prompt and answer stay out of the ledger, even where the operator keeps them."""
 
     @property
     def tenant(self) -> str:

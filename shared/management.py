@@ -38,6 +38,7 @@ class Management:
     user_header_name: str = ""
     """Likewise."""
     store_prompts_in_spend_logs: bool = False
+    """Also not `turn_off_message_logging`, which wins."""
     maximum_spend_logs_retention_period: str | None = None
     alerting: tuple[str, ...] = ()
     """slack, webhook, email."""
@@ -66,7 +67,7 @@ def management(general: GeneralSettings, litellm: LiteLLMSettings) -> Management
         user_api_key_cache_ttl=general.user_api_key_cache_ttl,
         litellm_key_header_name=(general.litellm_key_header_name or "").lower(),
         user_header_name=(general.user_header_name or "").lower(),
-        store_prompts_in_spend_logs=general.store_prompts_in_spend_logs,
+        store_prompts_in_spend_logs=general.store_prompts_in_spend_logs and not litellm.turn_off_message_logging,
         maximum_spend_logs_retention_period=general.maximum_spend_logs_retention_period,
         alerting=tuple(general.alerting),
         alert_to_webhook_url={

@@ -29,7 +29,8 @@ _NOT_SERVED = ("outcome", "error", "end")  # of a last event's meta; the rest is
 
 class Reports:
     def __init__(self, clock: Clock, *, prompts: bool = False) -> None:
-        """`prompts`: rows hold what was asked and answered (`store_prompts_in_spend_logs`)."""
+        """`prompts`: rows hold what was asked and answered (`store_prompts_in_spend_logs`), but for those of
+        requests that ask to be redacted."""
         self._clock = clock
         self._prompts = prompts
         self._prices = PriceBook()
@@ -42,6 +43,7 @@ class Reports:
         unanswered = status is Status.FAILURE and attempt.usage is None and not attempt.characters
         usage = Usage() if unanswered else attempt.best_usage()
         job = attempt.job
+        prompts = self._prompts and not job.redact
         return Outcome(
             job_id=job.id,
             attempt=job.attempt,
@@ -68,8 +70,8 @@ class Reports:
             tags=job.tags,
             response_id=attempt.response_id or f"chatcmpl-{job.id}",
             last=last,
-            request=kept_text(job.body) if self._prompts else "",
-            response=kept_text(answer or _streamed(attempt)) if self._prompts else "",
+            request=kept_text(job.body) if prompts else "",
+            response=kept_text(answer or _streamed(attempt)) if prompts else "",
         )
 
     def completed(self, attempt: Attempt, outcome: Outcome, body: bytes) -> Event:

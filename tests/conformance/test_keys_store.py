@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.account_records import Actor, AuditQuery, Entry, KeyQuery, Kind
 from broker.directory_interfaces import Directory, Keys
@@ -214,7 +213,6 @@ async def test_keys_are_found_by_what_they_are(keys: Keys) -> None:
 
     answers = [(query, "".join(sorted(await found(keys, **query)))) for query, _ in QUERIES]
     counts = [await keys.count(replace(KeyQuery(**query), offset=0)) for query, _ in QUERIES]
-
     assert answers == QUERIES
     paged = {"offset", "limit"}
     assert [count for count, (query, _) in zip(counts, QUERIES, strict=True) if not paged & query.keys()] == [
@@ -225,14 +223,12 @@ async def test_keys_are_found_by_what_they_are(keys: Keys) -> None:
 async def test_a_page_is_never_longer_than_a_thousand(keys: Keys, opened: Transactions) -> None:
     await keys.add(a_key("0000"), ACTOR)
 
-    async def multiply(connection: AsyncConnection) -> None:
-        row = (await connection.execute(sa.select(key_table))).mappings().one()
-        await connection.execute(sa.insert(key_table), [{**row, "hash": f"{number:04}"} for number in range(1, 1002)])
+    async def multiply(connection: Any) -> None:
+        row = dict((await connection.execute(sa.select(key_table))).mappings().one())
+        await connection.execute(sa.insert(key_table), [row | {"hash": f"{number:04}"} for number in range(1, 1002)])
 
     await opened.write(multiply)
-
-    assert len(await keys.find(KeyQuery(limit=10**9))) == 1000
-    assert await keys.count(KeyQuery(limit=1)) == 1002
+    assert (len(await keys.find(KeyQuery(limit=10**9))), await keys.count(KeyQuery(limit=1))) == (1000, 1002)
 
 
 # --- Changing -------------------------------------------------------------------------------------------------------

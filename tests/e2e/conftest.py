@@ -15,19 +15,10 @@ from tests.fakes.upstream import FakeUpstream
 KEEP_ALIVE = 0.5  # seconds
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A deployment is started once, by the worker that runs all tests with it; and the longest tests come first, so
-    that the short ones fill what is left of the time."""
-    for item in items:
-        if _is_ours(item):
-            profile = getattr(item, "callspec", None) and item.callspec.params.get("servers", "")  # type: ignore[attr-defined]
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{profile}"))
-    items.sort(key=lambda item: not _is_ours(item))
-
-
-def _is_ours(item: pytest.Item) -> bool:
-    return item.path.is_relative_to(Path(__file__).parent)
+    """The longest tests come first, so that the short ones fill what is left of the time."""
+    ours = Path(__file__).parent
+    items.sort(key=lambda item: not item.path.is_relative_to(ours))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -135,8 +135,9 @@ async def test_check_says_which_server_does_not_answer(tmp_path: Path) -> None:
     assert "hunter2" not in ended.output
 
 
-async def test_version_is_printed(tmp_path: Path) -> None:
-    assert await headrace(tmp_path, "version") == Ended(0, f"{VERSION}\n")
+@pytest.mark.parametrize("argument", ["version", "--version"])
+async def test_version_is_printed(tmp_path: Path, argument: str) -> None:
+    assert await headrace(tmp_path, argument) == Ended(0, f"{VERSION}\n")
 
 
 @module_loop

@@ -150,6 +150,15 @@ def test_tags_come_from_everywhere_once_each(desk: Desk) -> None:
     assert job.tags == ("a", "b", "7", "c", "d")
 
 
+@pytest.mark.parametrize("name", ["x-litellm-enable-message-redaction", "litellm-enable-message-redaction"])
+@pytest.mark.parametrize(
+    ("value", "redact"), [("true", True), ("1", True), ("please", True), ("False", False), ("", False)]
+)
+def test_a_request_may_ask_that_the_bill_keeps_no_prompt(desk: Desk, name: str, value: str, redact: bool) -> None:
+    assert desk.job({name: value}).redact is redact
+    assert not desk.job().redact
+
+
 def test_tags_are_bounded_in_number_and_length(desk: Desk) -> None:
     job = desk.job(tags=[f"{number}" + "x" * 500 for number in range(200)])
 

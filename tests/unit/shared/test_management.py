@@ -91,6 +91,14 @@ def test_everything_arrives(tmp_path: Path) -> None:
     assert "hooks.example" not in repr(managed)
 
 
+def test_messages_that_are_not_logged_are_not_kept_with_the_bill(tmp_path: Path) -> None:
+    general, litellm = {"store_prompts_in_spend_logs": True}, {"turn_off_message_logging": True}
+
+    managed = settings(tmp_path, general_settings=general, litellm_settings=litellm).management
+
+    assert not managed.store_prompts_in_spend_logs
+
+
 def test_a_budget_of_zero_for_everybody_is_none(tmp_path: Path) -> None:
     assert settings(tmp_path, litellm_settings={"max_budget": 0}).management.max_budget is None
 

@@ -1,5 +1,7 @@
 """Prompts in the ledger: only where the operator wants them, no more of them than has a place, and nowhere else."""
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
@@ -25,6 +27,15 @@ async def test_a_row_has_what_was_asked_and_answered_if_prompts_are_kept(upstrea
 async def test_without_consent_no_row_has_a_prompt(upstream: FakeUpstream, stream: bool) -> None:
     async with world(deployment("a", upstream.url)) as it:
         await it.run(it.job(body={"stream": stream}))
+
+        (row,) = it.outcomes
+        assert (row.status, row.request, row.response) == (Status.SUCCESS, "", "")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_row_of_a_request_that_asks_to_be_redacted_has_no_prompt(upstream: FakeUpstream, stream: bool) -> None:
+    async with world(deployment("a", upstream.url), prompts=True) as it:
+        await it.run(replace(it.job(body={"stream": stream}), redact=True))
 
         (row,) = it.outcomes
         assert (row.status, row.request, row.response) == (Status.SUCCESS, "", "")
