@@ -11,12 +11,24 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.e2e.preloaded import Running
 from tests.server_process import free_port
 
 MASTER_KEY = "sk-e2e-master-key-1234"
 _START_TIMEOUT = 60.0  # seconds; the machine may be busy with other tests
 _STOP_TIMEOUT = 40.0
 _POLL = 0.05
+
+
+async def execute(arguments: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path) -> Running:
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "api.cli", *arguments, env=environment, stdout=output, stderr=output, cwd=folder
+        )
+
+
+starter = execute
+"""How a `Process` starts; `tests.e2e.conftest` has a faster way."""
 
 
 @dataclass
@@ -29,15 +41,11 @@ class Process:
     folder: Path
     health: str = ""
     """The address that answers 200 once the process is ready."""
-    process: asyncio.subprocess.Process | None = None
+    process: Running | None = None
 
     async def start(self) -> None:
         """Again after its end, too: it is the same command then, on the same port."""
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "api.cli", *self.arguments,
-                env=dict(self.environment), stdout=log, stderr=log, cwd=self.folder,
-            )  # fmt: skip
+        self.process = await starter(self.arguments, self.environment, self.log, self.folder)
 
     async def ready(self) -> None:
         async with aiohttp.ClientSession() as session, asyncio.timeout(_START_TIMEOUT):
