@@ -108,8 +108,8 @@ def chats(count: int | None, *, stream_every: int = 4, model: str = "chat") -> I
     number = 0
     while count is None or number < count:
         body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": f"request {number}"}]}
-        yield body | {"stream": True} if number % stream_every == 0 else body
         number += 1
+        yield body | {"stream": True} if number % stream_every == 0 else body
 
 
 _HEADERS = {"Authorization": f"Bearer {MASTER_KEY}"}
