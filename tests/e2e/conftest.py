@@ -81,6 +81,7 @@ def write_config(folder: Path, upstream: FakeUpstream, *more: dict[str, object])
         model("mistral", "mistral/mistral-large-latest", openai_base),
         *(model(name, f"{name}/some-model", openai_base) for name in vendors),
         model("fault/*", "openai/*", openai_base, **short),
+        model("patient/*", "openai/*", openai_base),
         model("claude-fault/*", "anthropic/*", upstream.url, **short),
         model("gemini-fault/*", "gemini/*", f"{upstream.url}/v1beta", **short),
         model("rescued/*", "openai/*", openai_base, **short),

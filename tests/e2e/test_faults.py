@@ -169,7 +169,8 @@ REPORTED = [
     *(Case(f"rescued/fb-f03-{variant}", False, "pass", (1, 3), 5.0) for variant in "abcd"),
     # F04 to F06: legal, and rarely seen.
     *(Case(f"fault/fb-f04-{variant}", True, "pass", (1, 1), 1.0) for variant in "abcde"),
-    Case("fault/fb-f05", True, "pass", (1, 1), 2.0),
+    # One byte a segment takes a busy machine longer than `fault` has for the next content.
+    Case("patient/fb-f05", True, "pass", (1, 1), 2.0),
     Case("fault/fb-f06", True, "pass", (1, 1), 1.0),
     # F07: comments are not content.
     Case("rescued/fb-f07", True, "pass", (1, 1), 1.5),

@@ -108,7 +108,7 @@ async def test_a_job_that_kills_its_workers_is_set_aside_and_its_client_told(ser
         deployed(write_config(tmp_path, upstream, ["chat", "poison"]), servers, tmp_path) as headrace,
     ):
         load = Load([headrace.url], concurrency=1)
-        asking = asyncio.create_task(load.run(chats(1, model="poison", stream_every=2)))
+        asking = asyncio.create_task(load.run(chats(1, model="poison", stream_every=1)))
         for crash in range(1, _CRASHES + 1):
             await upstream.arrived(crash, "poison")
             headrace.workers[-1].kill()
