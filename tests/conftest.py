@@ -1,5 +1,6 @@
 """Addresses of the private servers that `make test` starts, each test apart from its neighbours."""
 
+import gc
 import os
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -27,6 +28,13 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are in memory: to look through them for garbage again and again would stop the event loop, and
+    with it the fakes, for longer than the time limits that tests set."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ TIMINGS = Timings(retry_after=1, first_token=3.0, stall=5.0, silence=9.0, outage
 """Against time limits of 1.5 s without content for streams and 4 s for plain answers (`write_config`)."""
 
 _BUSY = 3.0  # seconds that a busy machine may add
-_AT_ONCE = 12  # scenarios; the clients and the fake share one process
+_AT_ONCE = 8  # scenarios; the clients and the fake share one process
 
 
 @dataclass(frozen=True)
