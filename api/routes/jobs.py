@@ -131,6 +131,7 @@ async def again(context: Context, old: JobRecord) -> tuple[JobRecord, Policy]:
         result_ttl=old.result_ttl,
         webhook=old.webhook,
         respond_async=True,
+        redact=job.redact,
     )
     owner = Owner(key=job.key, team=job.team, user=job.user, access=policy.access)
     new = context.admission.job(envelope, job.body, owner, wishes)

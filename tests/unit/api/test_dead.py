@@ -195,7 +195,7 @@ async def test_a_retry_is_a_new_durable_job_on_the_batch_lane_and_takes_the_lett
 
 
 async def test_a_retry_keeps_the_wishes_of_a_durable_job(it: Api) -> None:
-    job = a_job("a", durable=True)
+    job = a_job("a", durable=True, redact=True)
     stored = JobRecord(job, JobState.DISPATCHED, priority=7, result_ttl=86_000.0, webhook="https://example.com/hook")
     await it.backends.store.jobs.add(stored)
     error = Quarantined("It crashed 3 workers.").to_wire()
@@ -209,6 +209,7 @@ async def test_a_retry_keeps_the_wishes_of_a_durable_job(it: Api) -> None:
     assert record is not None
     assert (record.priority, record.result_ttl, record.webhook) == (7, 86_000.0, "https://example.com/hook")
     assert record.job.body == orjson.dumps(REQUEST)
+    assert record.job.redact
 
 
 async def test_a_request_that_is_gone_cannot_run_again(it: Api) -> None:
