@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from api.response_headers import VERSION
+from tests.e2e import deployment
 from tests.e2e.conftest import write_config
 from tests.e2e.deployment import MASTER_KEY, Headrace, Process, Servers, deployed
 from tests.fakes.upstream import ANSWER, FakeUpstream
@@ -21,6 +22,12 @@ model_list:
   - model_name: simulated
     litellm_params: {model: simulated/echo}
 """
+
+
+@pytest.fixture(autouse=True)
+def executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here a command is the command, imports and all."""
+    monkeypatch.setattr(deployment, "starter", deployment.execute)
 
 
 @dataclass(frozen=True)
