@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NamedTuple, Self
 
 from api import lane_pace
@@ -11,12 +11,13 @@ from api.watch import Watch
 from broker.interfaces import LaneStats
 from shared.jobs import FIRST, Job, Lane
 from shared.lane_reports import lane_id
+from shared.values import value
 
 _PATIENCE = 0.5  # seconds that an answer waits to be able to say it
 _MOST = 1000  # lanes
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Outlook:
     """What a job that joins a lane now has to expect. Made once a second, so that thousands may look."""
 

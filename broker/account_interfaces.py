@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from shared.accounts import Account
+from shared.values import value
 
 
 class Limit(StrEnum):
@@ -25,7 +26,7 @@ class Limit(StrEnum):
     BUDGET = "budget"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Admitted:
     remaining: tuple[tuple[float | None, float | None], ...] = ()
     """Requests and tokens left, for each account in the order given; None where there is no such limit."""
@@ -34,7 +35,7 @@ class Admitted:
     without a budget. What is in doubt (`Accounts.charge`) counts as spent."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Refused:
     """Nothing was taken."""
 
@@ -60,7 +61,7 @@ class Unseeded:
     """Account, start, end, and the ticket that `seed` wants back."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Charge:
     """A committed row of the ledger."""
 

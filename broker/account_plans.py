@@ -5,7 +5,6 @@ A value that makes no sense (of an imported row, say) counts as not set. Pure.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from broker.account_records import Entry, Resolved
@@ -21,6 +20,7 @@ from shared.accounts import (
     user_account,
 )
 from shared.management import Management
+from shared.values import value
 from shared.windows import Calendar, Duration
 
 NANO = 1_000_000_000
@@ -35,7 +35,7 @@ _FROM_BUDGET = (*LIMITS, "max_budget", "soft_budget", "budget_duration", "model_
 Fields = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class BudgetPlan:
     """A budget before it is known which of its windows it is now."""
 
@@ -52,7 +52,7 @@ class BudgetPlan:
         return Budget(self.limit, self.since, end, self.base) if self.since >= start else Budget(self.limit, start, end)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class AccountPlan:
     id: str
     label: str

@@ -5,7 +5,7 @@ anybody. The ledger is the truth about money: what the accounts do not know of i
 """
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from weakref import WeakValueDictionary
 
 import structlog
@@ -23,6 +23,7 @@ from shared.errors import KeyBlocked, Unavailable
 from shared.jobs import Job, Usage
 from shared.management import Management
 from shared.settings import Settings
+from shared.values import value
 
 _MOST_SEEDS = 8  # times that one job asks the ledger; a seed is void if the account was forgotten meanwhile
 _SEED_PAUSE = 0.01  # seconds before the third try, doubled before each further one
@@ -34,7 +35,7 @@ _LAST = 5.0  # seconds that a stopping process waits for what it gives back
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Pass:
     """A job that may enter."""
 
@@ -45,7 +46,7 @@ class Pass:
     """In the order of `accounts`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class _Demand:
     job: Job
     policy: Policy

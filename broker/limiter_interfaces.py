@@ -1,11 +1,13 @@
 """What providers allow: the seam of buckets for keys and models. Promises as in `broker.interfaces`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from shared.values import value
 
-@dataclass(frozen=True, slots=True)
+
+@value(frozen=True, slots=True)
 class Limits:
     """What one bucket allows. None means no limit of that kind."""
 
@@ -17,7 +19,7 @@ class Limits:
     """Requests at a time."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Candidate:
     deployment: str
     bucket: str
@@ -29,7 +31,7 @@ class Candidate:
     """Tokens to reserve; clamped to the bucket's capacity, so that a large request can pass when the bucket is full."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Grant:
     """Permission for one attempt. Settle it on every exit path."""
 
@@ -41,7 +43,7 @@ class Grant:
     limits: Limits
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Refusal:
     """Nobody may go now. Nothing was written."""
 
@@ -60,7 +62,7 @@ class BucketState:
     in_flight: int
     cooldown: float
     """Seconds left."""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     """In force for requests and tokens: those of the config, else those learnt."""
 
 

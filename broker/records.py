@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from shared.jobs import Ending, Job, JobState, Status
+from shared.values import value
 
 # --- Spend ----------------------------------------------------------------------------------------------------------
 
@@ -82,7 +83,7 @@ class DailySpend:
 # --- Jobs -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class JobRecord:
     """A durable job: the request, where it stands, and its end."""
 

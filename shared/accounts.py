@@ -5,9 +5,9 @@ An account's id names its subject, so that a row of the ledger tells which accou
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from shared.jobs import Job, Outcome
+from shared.values import value
 
 NEVER = float("inf")
 """The end of a budget that does not start anew."""
@@ -39,7 +39,7 @@ def customer_account(customer: str) -> str:
     return f"customer:{customer}"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Budget:
     """So much money from `start` up to, and not including, `end`."""
 
@@ -52,7 +52,7 @@ class Budget:
     """Nano-dollars that count as spent though the ledger has no rows for them: imported, or set by `reset_spend`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Account:
     """What its subject may use. None means no limit of that kind."""
 

@@ -1,11 +1,12 @@
 """Events of a job: numbered, small, and the same bytes on every backend."""
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Self
 
 import orjson
+
+from shared.values import value
 
 
 class Kind(IntEnum):
@@ -16,7 +17,7 @@ class Kind(IntEnum):
     ACCEPTED = 5  # meta: key, stream, deadline: whose job it is, for who asks another api process about it
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Event:
     """`job_id | seq | kind | meta | data`. Numbers start at 1 and have no gap; STARTED and ACCEPTED events carry 0.
 

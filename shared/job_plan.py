@@ -11,6 +11,7 @@ from shared.errors import InvalidRequest
 from shared.ids import uuid7
 from shared.jobs import FIRST, Job, Lane, Leg
 from shared.model_access import EVERYTHING, Access
+from shared.values import value
 
 ENDPOINTS: Mapping[str, str] = {"/v1/chat/completions": Envelope.endpoint}
 """`Job.endpoint` by the path that batches know it by."""
@@ -38,7 +39,7 @@ class Caller:
     """The models that it may call."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Wishes:
     """What a request asks for beside its body, in headers. A wish wins over the body's field of the same meaning."""
 

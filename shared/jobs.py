@@ -1,10 +1,12 @@
 """A job: one request on its way from the api to a worker, and the outcome of each attempt at it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Any, Self
 
 import orjson
+
+from shared.values import value
 
 SCHEMA_VERSION = 2
 
@@ -18,7 +20,7 @@ FIRST = 3
 """The highest precedence, of tenants that have little under way."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Leg:
     """One stop on a job's route: deployments of one provider that may serve it, best `order` first."""
 
@@ -31,7 +33,7 @@ class Leg:
     """True when this leg belongs to a fallback group, not to the one that the client named."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Job:
     id: str
     endpoint: str
@@ -141,7 +143,7 @@ CLAIM_CHECK_BYTES = 1024 * 1024
 """A body over 1 MiB does not travel through the queue."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Usage:
     """Tokens by class. The classes are disjoint, so no token is priced twice; `reasoning` is a part of `output`."""
 
@@ -196,7 +198,7 @@ class JobState(StrEnum):
 FINAL_STATES = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Ending:
     """How a durable job ended, as the store keeps it until its result expires. Only a job's first ending counts."""
 
@@ -216,7 +218,7 @@ class Ending:
     """Nano-dollars, of the last attempt."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Outcome:
     """One attempt, as the ledger keeps it. (job_id, attempt) is unique."""
 

@@ -3,7 +3,6 @@
 https://platform.openai.com/docs/api-reference/batch/request-input
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -13,6 +12,7 @@ from shared.batch_rules import LONGEST_LINE
 from shared.chat_request import Envelope
 from shared.errors import AppError, InvalidRequest
 from shared.job_plan import ENDPOINTS
+from shared.values import value
 
 _LONGEST_ID = 512  # characters of a custom_id
 _LONGEST_SHOWN = 100  # characters of a wrong value that an error repeats
@@ -32,7 +32,7 @@ class BadLine(Exception):
         return self.error.to_wire() | {"line_code": self.code}
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class LineRequest:
     custom_id: str
     envelope: Envelope

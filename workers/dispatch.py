@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
@@ -13,6 +13,7 @@ from shared.accounts import charged
 from shared.clock import Clock
 from shared.errors import AppError, QueueFull, Unavailable
 from shared.jobs import JobState
+from shared.values import value
 
 _TURN = 50  # jobs after which the event loop has its turn: a client's stream may be waiting for it
 _CONFIRM_PATIENCE = 30.0  # seconds; a message without its confirm by then is the reaper's business
@@ -20,7 +21,7 @@ _CONFIRM_PATIENCE = 30.0  # seconds; a message without its confirm by then is th
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Dispatched:
     """What became of jobs that were to be put on their lanes."""
 

@@ -1,12 +1,13 @@
 """A file of JSON lines, cut into lines as it streams by, in bounded memory. Pure."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from shared.values import value
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Line:
     number: int
     """From 1, empty lines included."""

@@ -5,10 +5,11 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from shared.jobs import FIRST, Job, Lane
+from shared.values import value
 from workers.fair_order import FairOrder
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Standing:
     """What decides about a job's place in a line."""
 

@@ -2,12 +2,12 @@
 as for a hundred."""
 
 import asyncio
-from dataclasses import dataclass
 
 from broker.interfaces import JobQueue
 from shared import metrics
 from shared.errors import Unavailable
 from shared.jobs import Ending, Outcome
+from shared.values import value
 
 _GATHER = 0.02  # seconds; nobody waits for it but the job's ack, and each message costs RabbitMQ a write to disk
 _LARGEST = 200  # jobs in one message
@@ -16,7 +16,7 @@ _PATIENCE = 120.0  # seconds that outcomes are kept for a queue that is away; th
 _RETRY = 1.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class _Entry:
     """What one job leaves, and who waits to hear that it is safe."""
 

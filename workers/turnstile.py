@@ -6,13 +6,14 @@ Without the line, every refill would wake every waiting job and all but one woul
 import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import floor, inf
 
 from broker import topology
 from broker.interfaces import Candidate, Grant, Limiter, Refusal
 from shared.errors import Unavailable
 from shared.jobs import Lane
+from shared.values import value
 from workers.line import Line, Place, Standing
 
 SHORT_WAIT = 5.0  # seconds that a job may wait in memory; longer waits go through a delay level of the queue
@@ -29,7 +30,7 @@ _KEPT_SLOTS = 8
 _FIRSTS_COME = 10.0  # seconds since the last one
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Postponed:
     """No key is free soon: come back after `seconds` (inf: all are dead)."""
 
@@ -37,7 +38,7 @@ class Postponed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Belated:
     """A grant that the job had to wait for: another worker may have had a copy of the job meanwhile."""
 
@@ -177,7 +178,7 @@ class Turnstile:
                 await self._limiter.settle(grant, None if tpm is None else 0)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class _Visit:
     name: tuple[str, ...]
     lease: str

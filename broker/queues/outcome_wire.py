@@ -8,13 +8,13 @@
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from shared.errors import RequestTooLarge
 from shared.jobs import Ending, JobState, Outcome
+from shared.values import value
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 """What is larger is split: a message is held whole by the server, and many at a time by the recorder. One ending alone
@@ -25,7 +25,7 @@ _HEAD = struct.Struct("!I")
 _ENDING_META = tuple(name for name in Ending.__slots__ if name != "answer")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Recorded:
     """What one message carried."""
 
@@ -33,7 +33,7 @@ class Recorded:
     endings: Sequence[Ending]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class _Piece:
     """An outcome or an ending, encoded."""
 

@@ -5,7 +5,8 @@ back what is written here. Section numbers are those of the AMQP 0-9-1 specifica
 """
 
 import struct
-from dataclasses import dataclass
+
+from shared.values import value
 
 _METHOD, _HEADER, _BODY = 1, 2, 3  # frame types, 4.2.3
 _END = b"\xce"
@@ -26,7 +27,7 @@ _ALWAYS = _CONTENT_TYPE | _HEADERS | _DELIVERY_MODE | _MESSAGE_ID | _TIMESTAMP |
 _JSON = b"\x10application/json"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Message:
     """What one Basic.Publish carries. Headers are strings; a job has one, a dead job two."""
 

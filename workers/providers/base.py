@@ -1,15 +1,15 @@
 """What an adapter is: OpenAI's chat format on our side, a vendor's format on the other."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared.catalog import Deployment
 from shared.errors import UpstreamError
 from shared.jobs import Usage
+from shared.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Call:
     """One attempt, as an adapter sees it."""
 
@@ -35,7 +35,7 @@ class Call:
         return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class UpstreamRequest:
     url: str
     headers: dict[str, str]
@@ -43,7 +43,7 @@ class UpstreamRequest:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Completion:
     """A whole answer."""
 
@@ -57,7 +57,7 @@ class Completion:
     """The answer's `id`, as the client sees it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Chunk:
     """One `chat.completion.chunk` as JSON, or a mere note on the stream when `data` is empty."""
 
@@ -73,7 +73,7 @@ class Chunk:
     """Characters of output in it, to estimate usage when the vendor sends none."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ServerSentEvent:
     event: str
     """`message` when the stream names none."""
