@@ -13,6 +13,9 @@ from types import SimpleNamespace, TracebackType
 from typing import Protocol, Self
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
 
 from shared.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from workers import simulated
@@ -64,11 +67,11 @@ class Upstream:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        pool = aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=KEEPALIVE_TIMEOUT)
+        pool = _Pool(limit=self._limit, keepalive_timeout=KEEPALIVE_TIMEOUT)
         self._session = await self._stack.enter_async_context(_session(pool))
         # When one pooled connection turns out to be dead, its neighbours probably are, too.
         no_pool = aiohttp.TCPConnector(limit=self._limit, force_close=True)
-        self._fresh_session = await self._stack.enter_async_context(_session(no_pool))
+        self._fresh_session = await self._stack.enter_async_context(_session(no_pool, _telling_of_bytes()))
         return self
 
     async def __aexit__(
@@ -76,25 +79,14 @@ class Upstream:
     ) -> None:
         await self._stack.aclose()
 
-    @asynccontextmanager
-    async def send(
-        self, request: UpstreamRequest, sending: Callable[[], None] = lambda: None
-    ) -> AsyncIterator[Response]:
+    def send(self, request: UpstreamRequest, sending: Callable[[], None] = lambda: None) -> "_Exchange":
         """Send `request` and enter when the answer's head is there. Leaving closes the connection unless the body was
         read to its end, so a cancelled task hangs up at once. `sending` is called once, when the connection is there
         and the request's first byte is next.
 
         Raises `UpstreamUnreachable`, `UpstreamTimeout` (while connecting) and `UpstreamBroken`.
         """
-        if request.url.startswith(simulated.SCHEME):
-            sending()
-            yield await simulated.respond(request)
-            return
-        try:
-            async with await self._post(request, sending) as response:
-                yield _HttpResponse(response)
-        except aiohttp.ClientError as exc:
-            raise _fault(exc) from exc
+        return _Exchange(self, request, sending)
 
     @asynccontextmanager
     async def transfer(self, transfer: Transfer, sending: Callable[[], None] = lambda: None) -> AsyncIterator[Response]:
@@ -106,28 +98,91 @@ class Upstream:
                 data=transfer.body or None,
                 headers=transfer.headers,
                 allow_redirects=False,
-                trace_request_ctx=SimpleNamespace(reused=False, sending=sending),
+                trace_request_ctx=SimpleNamespace(sending=sending),
             ) as response:
                 yield _HttpResponse(response)
         except aiohttp.ClientError as exc:
             raise _fault(exc) from exc
 
-    async def _post(self, request: UpstreamRequest, sending: Callable[[], None]) -> aiohttp.ClientResponse:
+    async def post(self, request: UpstreamRequest, sending: Callable[[], None]) -> aiohttp.ClientResponse:
         """One request; a second one at once, over a new connection, when a pooled one turned out to be dead before any
         byte came."""
-        progress = SimpleNamespace(reused=False, sending=sending)
+        body = _Body(request.body, sending)
         try:
-            return await _attempt(self._session, request, progress)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
-            if isinstance(exc, aiohttp.ClientConnectorError) or not progress.reused:
+            return await self._session.post(request.url, data=body, headers=request.headers, allow_redirects=False)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if body.first_on_connection:
                 raise
-            return await _attempt(self._fresh_session, request, SimpleNamespace(reused=False, sending=_nothing))
+        return await self._fresh_session.post(
+            request.url,
+            data=request.body,
+            headers=request.headers,
+            allow_redirects=False,
+            trace_request_ctx=SimpleNamespace(sending=_nothing),
+        )
 
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(_note_reuse)
-    trace.on_request_chunk_sent.append(_note_sending)  # in fact right before head and body are written
+class _Exchange:
+    """A request and its answer, as a context: a generator would cost a hundredth of the whole job."""
+
+    __slots__ = ("_request", "_response", "_sending", "_upstream")
+
+    def __init__(self, upstream: Upstream, request: UpstreamRequest, sending: Callable[[], None]) -> None:
+        self._upstream = upstream
+        self._request = request
+        self._sending = sending
+        self._response: aiohttp.ClientResponse | None = None
+
+    async def __aenter__(self) -> Response:
+        if self._request.url.startswith(simulated.SCHEME):
+            self._sending()
+            return await simulated.respond(self._request)
+        try:
+            self._response = await self._upstream.post(self._request, self._sending)
+        except aiohttp.ClientError as exc:
+            raise _fault(exc) from exc
+        return _HttpResponse(self._response)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._response is not None:
+            await self._response.__aexit__(kind, error, trace)
+        if isinstance(error, aiohttp.ClientError):
+            raise _fault(error) from error
+
+
+class _Body(aiohttp.BytesPayload):
+    """A request's body, that tells when it is about to be written. aiohttp's tracing would tell, too, for eight calls a
+    request."""
+
+    first_on_connection = False
+    """The connection was made for this request."""
+
+    def __init__(self, body: bytes, sending: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._sending = sending
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._sending()  # the head waits for the body, and both are written next
+        await super().write_with_length(writer, content_length)
+
+
+class _Pool(aiohttp.TCPConnector):
+    """Tells a `_Body` that its connection is a new one."""
+
+    async def _create_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's signature
+    ) -> ResponseHandler:
+        if isinstance(req.body, _Body):
+            req.body.first_on_connection = True
+        return await super()._create_connection(req, traces, timeout)
+
+
+def _session(connector: aiohttp.TCPConnector, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
@@ -137,20 +192,14 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         max_field_size=MAX_HEADER_BYTES,
         # Looking for proxies costs time on every request, so it happens only where one is configured.
         trust_env=any(name.lower() in _PROXIES for name in os.environ),
-        trace_configs=[trace],
+        trace_configs=list(traces),
     )
 
 
-async def _attempt(
-    session: aiohttp.ClientSession, request: UpstreamRequest, progress: SimpleNamespace
-) -> aiohttp.ClientResponse:
-    return await session.post(
-        request.url,
-        data=request.body,
-        headers=request.headers,
-        allow_redirects=False,
-        trace_request_ctx=progress,
-    )
+def _telling_of_bytes() -> aiohttp.TraceConfig:
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(_note_sending)  # in fact right before head and body are written
+    return trace
 
 
 class _HttpResponse:
@@ -175,10 +224,6 @@ class _HttpResponse:
                 yield part
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as exc:
             raise UpstreamBroken("The provider's answer ended in the middle.") from exc
-
-
-async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-    context.trace_request_ctx.reused = True
 
 
 async def _note_sending(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
