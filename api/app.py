@@ -1,12 +1,14 @@
 """The HTTP application: routes, handlers, middleware. It opens nothing; it is given open backends."""
 
 import asyncio
+import os
 from functools import partial
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api import errors
 from api.admission import Admission
@@ -122,6 +124,8 @@ def create_app(
         uploads=Slots(settings.max_uploads),
         live=live,
     )
+    # Here and not around the server: a chat has no use for its client's address. The variable is uvicorn's.
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"))
     app.add_exception_handler(AppError, errors.handle)
     app.add_exception_handler(RequestValidationError, errors.handle_invalid)
     app.add_exception_handler(Exception, _unexpected)

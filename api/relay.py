@@ -87,7 +87,7 @@ class Relay:
         await conversation.end()
         if event.kind is Kind.FAILED:
             return wire.response(from_wire(event.meta["error"]), conversation.headers(event.meta))
-        return Response(event.data, 200, conversation.headers(event.meta), media_type="application/json")
+        return _Answer(event.data, conversation.headers(event.meta))
 
 
 def note_accepted(log: EventLog, job: Job) -> None:
@@ -180,6 +180,19 @@ class _Conversation:
         self._follower.fail(Cancelled("The client closed the connection."))
 
 
+class _Answer(Response):
+    """A whole answer."""
+
+    def __init__(self, body: bytes, headers: dict[str, str]) -> None:
+        # Not the base's initialiser: it looks at each of thirty headers.
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        headers["content-length"] = str(len(body))
+        headers["content-type"] = "application/json"
+        self.raw_headers = response_headers.raw(headers)
+
+
 class _EventStream(Response):
     """An SSE answer. `id:` lines carry each frame's number, so that a client can say how far it came."""
 
@@ -188,7 +201,7 @@ class _EventStream(Response):
         headers = {**conversation.headers(first.meta if first is not None else {}), **sse.HEADERS}
         self.status_code = 200
         self.background = None
-        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        self.raw_headers = response_headers.raw(headers)
         self._conversation = conversation
         self._first = first
         self._frames = sse.Frames(conversation.job.id, after)

@@ -1,6 +1,7 @@
 """What an answer says about its way: `x-headrace-*` and LiteLLM's essential `x-litellm-*` set. Nones are left out."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -58,9 +59,15 @@ def _add_base(headers: dict[str, str], catalog: Catalog, deployment_id: str) -> 
         return  # the worker runs another config
     base = deployment.api_base or default_base(deployment.provider)
     if base:
-        url = urlsplit(base)
-        host = url.netloc.rpartition("@")[2]  # what comes before it may be a password
-        headers["x-litellm-model-api-base"] = url._replace(netloc=host, query="", fragment="").geturl()
+        headers["x-litellm-model-api-base"] = _public(base)
+
+
+@lru_cache(maxsize=1024)
+def _public(base: str) -> str:
+    """The address without what in it may be a secret."""
+    url = urlsplit(base)
+    host = url.netloc.rpartition("@")[2]  # what comes before it may be a password
+    return url._replace(netloc=host, query="", fragment="").geturl()
 
 
 def _add_outcome(headers: dict[str, str], meta: Mapping[str, Any], job: Job, now: float) -> None:
@@ -79,10 +86,25 @@ def _add_outcome(headers: dict[str, str], meta: Mapping[str, Any], job: Job, now
 def _add_provider_headers(headers: dict[str, str], provider: Mapping[str, str]) -> None:
     for name, value in provider.items():
         if name not in _HOP_BY_HOP and value.isascii() and value.isprintable():
-            headers[f"llm_provider-{name}"] = value
+            headers[_of_provider(name)] = value
     for name in _RATE_LIMITS:
-        if f"llm_provider-{name}" in headers:
+        if name in provider and _of_provider(name) in headers:
             headers[name] = provider[name]
+
+
+def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """As ASGI wants them. The names, which must be in lower case, are the same for most answers, and remembered."""
+    return [(_encoded(name), value.encode("latin-1")) for name, value in headers.items()]
+
+
+@lru_cache(maxsize=1024)
+def _of_provider(name: str) -> str:
+    return f"llm_provider-{name}"
+
+
+@lru_cache(maxsize=1024)
+def _encoded(name: str) -> bytes:
+    return name.encode("latin-1")
 
 
 def _printable(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from annotated_types import Ge, Le, Len
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
 from shared.errors import InvalidRequest
@@ -63,7 +63,7 @@ class Envelope(BaseModel):
     num_retries: Annotated[int, Ge(0), Le(100)] | None = None
 
 
-_ENVELOPE = TypeAdapter(Envelope)
+_ENVELOPE = Envelope.__pydantic_validator__
 
 
 def parse(body: bytes, model_in_path: str | None = None) -> Envelope:
@@ -78,7 +78,7 @@ def parse(body: bytes, model_in_path: str | None = None) -> Envelope:
         request.setdefault("model", model_in_path)
     _refuse_nesting_bomb(body, request)
     try:
-        envelope = _ENVELOPE.validate_python(request)
+        envelope: Envelope = _ENVELOPE.validate_python(request)
     except ValidationError as exc:
         raise _explain(exc) from None  # the cause would repeat the prompt
     _require_roles(envelope.messages)

@@ -3,15 +3,12 @@
 import os
 import time
 
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+"""The hex digit that says `10` in its first two bits, by a random one."""
+
 
 def uuid7() -> str:
     """A new UUIDv7 as a canonical string: 48 bits of Unix milliseconds, then 74 random bits."""
-    milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80
-    value |= 0x7 << 76
-    value |= (random >> 68 & 0xFFF) << 64
-    value |= 0x2 << 62
-    value |= random & 0x3FFF_FFFF_FFFF_FFFF
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    now = f"{time.time_ns() // 1_000_000:012x}"
+    random = os.urandom(10).hex()
+    return f"{now[:8]}-{now[8:]}-7{random[:3]}-{_VARIANT[random[3]]}{random[4:7]}-{random[7:19]}"

@@ -18,16 +18,18 @@ def configure(level: str, style: str = "auto") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[Any]
+    loggers: structlog.PrintLoggerFactory | structlog.BytesLoggerFactory = structlog.PrintLoggerFactory(sys.stderr)
     if console:
         # The default shows the variables of each frame, keys and prompts among them, and takes a quarter of a second.
         plain = structlog.dev.plain_traceback
         renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     else:
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
+        loggers = structlog.BytesLoggerFactory(sys.stderr.buffer)
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=loggers,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(
@@ -35,5 +37,5 @@ def configure(level: str, style: str = "auto") -> None:
     )
 
 
-def _dumps(event: dict[str, Any], **_: Any) -> str:
-    return orjson.dumps(event, default=repr).decode()
+def _dumps(event: dict[str, Any], **_: Any) -> bytes:
+    return orjson.dumps(event, default=repr)

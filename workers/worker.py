@@ -56,6 +56,7 @@ class Worker:
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set, then finish what is running within the grace period and hand back the rest."""
         seams = self._seams
+        metrics.JOBS_RUNNING.set_function(lambda: len(self._running))
         outcomes = OutcomeWriter(seams.queue, keep=self._keep_ledger)
         async with Upstream(limit=self._concurrency) as upstream:
             caller = Caller(upstream, seams.log, seams.clock, self.id)
@@ -86,12 +87,10 @@ class Worker:
             self._running.add(task)
             self._census.taken(delivery.job)
             task.add_done_callback(partial(self._ended, delivery.job))
-            metrics.JOBS_RUNNING.set(len(self._running))
 
     def _ended(self, job: Job, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         self._census.ended(job)
-        metrics.JOBS_RUNNING.set(len(self._running))
 
     async def _run(self, delivery: Delivery, consumer: Consumer, pipeline: Pipeline) -> None:
         try:
