@@ -122,6 +122,7 @@ def create_app(
         durable=DurableJobs(backends, clock, relay, finder, admission),
         clock=clock,
         uploads=Slots(settings.max_uploads),
+        customer_header=settings.management.user_header_name,
         live=live,
     )
     # Here and not around the server: a chat has no use for its client's address. The variable is uvicorn's.

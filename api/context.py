@@ -37,6 +37,8 @@ class Context:
     durable: DurableJobs
     clock: Clock
     uploads: Slots
+    customer_header: str
+    """One more header that names the end user; empty for none."""
     live: LiveCatalog | None = None
     """None unless models may be in the database."""
 

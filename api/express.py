@@ -6,7 +6,6 @@ routes stay registered there, for the documentation and for paths with parameter
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from http import HTTPStatus
 
 import structlog
 from fastapi import FastAPI
@@ -38,7 +37,7 @@ class Express:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        status = 500
 
         async def observe(message: Message) -> None:
             nonlocal status

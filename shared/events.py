@@ -49,10 +49,11 @@ class Event:
         return cls(
             job_id=wire[_HEAD.size : meta_at].decode(),
             seq=seq,
-            kind=Kind(kind),
+            kind=_KINDS[kind],
             data=wire[data_at:],
             meta=orjson.loads(wire[meta_at:data_at]) if meta_length else None,
         )
 
 
+_KINDS = {kind.value: kind for kind in Kind}
 _HEAD = struct.Struct("!BBII")  # kind, length of the job id, sequence, length of the meta

@@ -1,6 +1,7 @@
 """A job: one request on its way from the api to a worker, and the outcome of each attempt at it."""
 
-from dataclasses import field, replace
+from collections.abc import Mapping
+from dataclasses import field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -106,9 +107,12 @@ class Job:
         return self.route[self.leg].provider
 
     def headers(self) -> bytes:
-        """Everything but the body, as the value of one AMQP header."""
-        meta = {name: getattr(self, name) for name in _META}
-        meta["v"] = SCHEMA_VERSION
+        """Everything but the body, as the value of one AMQP header; fields that have their defaults are left out."""
+        meta: dict[str, Any] = {"v": SCHEMA_VERSION}
+        for name, default in _META.items():
+            field_ = getattr(self, name)
+            if field_ != default:
+                meta[name] = field_
         return orjson.dumps(meta)
 
     @classmethod
@@ -120,10 +124,10 @@ class Job:
         meta["route"] = tuple(
             [Leg(leg["provider"], leg["group"], tuple(leg["deployments"]), leg["fallback"]) for leg in meta["route"]]
         )
-        meta["lane"] = Lane(meta["lane"])
-        meta["tags"] = tuple(meta["tags"])
-        meta["accounts"] = tuple(meta.get("accounts", ()))
-        meta["barred"] = tuple(meta.get("barred", ()))
+        if "lane" in meta:
+            meta["lane"] = Lane(meta["lane"])
+        for name in _LISTS.intersection(meta):
+            meta[name] = tuple(meta[name])
         return cls(body=body, **meta)
 
     def without_large_body(self) -> "Job":
@@ -137,7 +141,9 @@ class Job:
         return replace(self, attempt=self.attempt + 1, leg=self.leg + 1, retries=0, avoid="")
 
 
-_META = tuple(name for name in Job.__slots__ if name != "body")
+_META: Mapping[str, Any] = {each.name: each.default for each in fields(Job) if each.name != "body"}
+"""Fields that travel in the header, and their defaults; `MISSING` is no field's value."""
+_LISTS = frozenset({"accounts", "barred", "tags"})
 
 CLAIM_CHECK_BYTES = 1024 * 1024
 """A body over 1 MiB does not travel through the queue."""

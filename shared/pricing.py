@@ -148,7 +148,7 @@ class PriceBook:
 
 def _billed(listed: int | Decimal, usage: Usage, terms: Terms) -> int:
     """Nano-dollars, rounded to the nearest. `listed` is in 1e-18 dollars."""
-    if terms != AS_LISTED:
+    if terms is not AS_LISTED and terms != AS_LISTED:
         listed *= (1 - Decimal(str(terms.discount))) * (1 + Decimal(str(terms.margin)))
         if usage.total:
             listed += Decimal(str(terms.fee)) * 10**18

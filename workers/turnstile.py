@@ -6,11 +6,10 @@ Without the line, every refill would wake every waiting job and all but one woul
 import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from math import floor, inf
 
 from broker import topology
-from broker.interfaces import Candidate, Grant, Limiter, Refusal
+from broker.interfaces import Candidate, Grant, Limiter, Limits, Refusal
 from shared.errors import Unavailable
 from shared.jobs import Lane
 from shared.values import value
@@ -198,7 +197,7 @@ def _name_of(candidates: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def _name(buckets: Collection[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(buckets)))
+    return tuple(buckets) if len(buckets) == 1 else tuple(sorted(set(buckets)))
 
 
 def _narrowed(candidate: Candidate) -> Candidate:
@@ -206,7 +205,8 @@ def _narrowed(candidate: Candidate) -> Candidate:
     parallel = candidate.limits.parallel
     if parallel is None or parallel < _KEPT_SLOTS:
         return candidate
-    return replace(candidate, limits=replace(candidate.limits, parallel=parallel - parallel // _KEPT_SLOTS))
+    limits = Limits(candidate.limits.rpm, candidate.limits.tpm, parallel - parallel // _KEPT_SLOTS)
+    return Candidate(candidate.deployment, candidate.bucket, candidate.credential, limits, candidate.tokens)
 
 
 def _wait(refusal: Refusal) -> float:

@@ -211,7 +211,7 @@ class _HttpResponse:
     async def read(self) -> bytes:
         parts: list[bytes] = []
         size = 0
-        async for part in self.iter_bytes():
+        while part := await self._next():
             parts.append(part)
             size += len(part)
             if size > MAX_ANSWER_BYTES:
@@ -219,9 +219,13 @@ class _HttpResponse:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def iter_bytes(self) -> AsyncIterator[bytes]:
+        while part := await self._next():
+            yield part
+
+    async def _next(self) -> bytes:
+        """What has arrived since the last one; empty at the body's end."""
         try:
-            async for part in self._response.content.iter_any():
-                yield part
+            return await self._response.content.readany()
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as exc:
             raise UpstreamBroken("The provider's answer ended in the middle.") from exc
 

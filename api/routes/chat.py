@@ -52,7 +52,7 @@ async def _create(request: Request, model: str | None) -> Response:
         route_access.require(policy, request.scope["path"])
     body = await read_body(request, headers, context.settings.max_body_bytes)
     envelope = chat_request.parse(body, model)
-    wished = wishes.of(headers, context.settings.management.user_header_name)
+    wished = wishes.of(headers, context.customer_header)
     job = context.admission.job(envelope, body, principal, wished)
     try:
         if not job.durable:

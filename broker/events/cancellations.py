@@ -1,8 +1,7 @@
 """Which jobs were cancelled lately, and who is waiting to hear of it: one process's knowledge."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 CANCEL_TTL = 600.0  # seconds that a cancellation is remembered
 _MAX_REMEMBERED = 100_000  # jobs; the oldest are forgotten first
@@ -30,16 +29,34 @@ class Cancellations:
         for callback in list(self._watchers.get(job_id, ())):
             callback()
 
-    @contextmanager
-    def watch(self, job_id: str, callback: Callable[[], None]) -> Iterator[None]:
+    def watch(self, job_id: str, callback: Callable[[], None]) -> "_Watch":
         """While inside, `callback` is called once the job is cancelled; at once if it is already."""
-        watchers = self._watchers.setdefault(job_id, [])
-        watchers.append(callback)
-        try:
-            if job_id in self:
-                callback()
-            yield
-        finally:
-            watchers.remove(callback)
-            if not watchers:
-                self._watchers.pop(job_id, None)
+        return _Watch(self, job_id, callback)
+
+    def begin(self, job_id: str, callback: Callable[[], None]) -> None:
+        self._watchers.setdefault(job_id, []).append(callback)
+        if job_id in self:
+            callback()
+
+    def end(self, job_id: str, callback: Callable[[], None]) -> None:
+        watchers = self._watchers[job_id]
+        watchers.remove(callback)
+        if not watchers:
+            del self._watchers[job_id]
+
+
+class _Watch:
+    """A context without a generator: every job has one."""
+
+    __slots__ = ("_callback", "_cancellations", "_job_id")
+
+    def __init__(self, cancellations: Cancellations, job_id: str, callback: Callable[[], None]) -> None:
+        self._cancellations = cancellations
+        self._job_id = job_id
+        self._callback = callback
+
+    def __enter__(self) -> None:
+        self._cancellations.begin(self._job_id, self._callback)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._cancellations.end(self._job_id, self._callback)

@@ -45,6 +45,8 @@ class Bucket:
     cooldown_until: float = -math.inf
     leases: dict[str, float] = field(default_factory=dict)
     """Lease -> when it expires."""
+    lapse: float = math.inf
+    """No lease expires before."""
 
     def refill(self, limits: Limits, now: float) -> None:
         elapsed = max(0.0, now - self.at)
@@ -54,10 +56,11 @@ class Bucket:
 
     def limits(self, configured: Limits, now: float) -> Limits:
         """The configured limits, and where there is none what was learnt."""
-        fresh = now - self.learned_at < LEARNED_TTL
+        if now - self.learned_at >= LEARNED_TTL:
+            return configured
         return Limits(
-            rpm=configured.rpm if configured.rpm is not None or not fresh else self.learned.rpm,
-            tpm=configured.tpm if configured.tpm is not None or not fresh else self.learned.tpm,
+            rpm=configured.rpm if configured.rpm is not None else self.learned.rpm,
+            tpm=configured.tpm if configured.tpm is not None else self.learned.tpm,
             parallel=configured.parallel,
         )
 
@@ -67,26 +70,28 @@ class Bucket:
     def take(self, lease: str, candidate: Candidate, now: float, lease_ttl: float) -> "Taken | Wait":
         """All that the candidate needs or nothing; nothing is changed by a `Wait`."""
         limits = self.limits(candidate.limits, now)
-        reserved = reservation(candidate.tokens, limits.tpm)
+        rpm, tpm, parallel = limits.rpm, limits.tpm, limits.parallel
+        reserved = reservation(candidate.tokens, tpm)
         elapsed = max(0.0, now - self.at)
-        requests = _level(self.requests, request_capacity(limits.rpm), limits.rpm, elapsed)
-        tokens = _level(self.tokens, token_capacity(limits.tpm), limits.tpm, elapsed)
+        requests = _level(self.requests, request_capacity(rpm), rpm, elapsed)
+        tokens = _level(self.tokens, token_capacity(tpm), tpm, elapsed)
         waits = (
-            Wait(max(0.0, self.cooldown_until - now), "cooldown"),
-            Wait(_wait(requests, 1, limits.rpm), "requests"),
-            Wait(_wait(tokens, reserved, limits.tpm), "tokens"),
-            Wait(self._wait_for_slot(limits.parallel, now), "parallel"),
+            max(0.0, self.cooldown_until - now),
+            _wait(requests, 1, rpm),
+            _wait(tokens, reserved, tpm),
+            self._wait_for_slot(parallel, now),
         )
-        longest = max(waits, key=lambda wait: wait.seconds)
-        if longest.seconds > 0:
-            return longest
-        if limits != Limits():
+        longest = max(waits)
+        if longest > 0:
+            return Wait(longest, _REASONS[waits.index(longest)])
+        if rpm is not None or tpm is not None or parallel is not None:
             self.configured = candidate.limits
-            self.refill(limits, now)
-            self.requests = None if self.requests is None else self.requests - 1
-            self.tokens = None if self.tokens is None else self.tokens - reserved
-            self.leases = {name: expiry for name, expiry in self.leases.items() if expiry > now}
+            self.requests = None if requests is None else requests - 1
+            self.tokens = None if tokens is None else tokens - reserved
+            self.at = max(self.at, now)
+            self._forget_expired(now)
             self.leases[lease] = now + lease_ttl
+            self.lapse = min(self.lapse, now + lease_ttl)
         return Taken(limits, reserved)
 
     def settle(self, lease: str, reserved: int, tokens: int | None, now: float) -> None:
@@ -135,10 +140,20 @@ class Bucket:
             limits=Limits(rpm=limits.rpm, tpm=limits.tpm),
         )
 
+    def _forget_expired(self, now: float) -> None:
+        if now >= self.lapse:
+            self.leases = {name: expiry for name, expiry in self.leases.items() if expiry > now}
+            self.lapse = min(self.leases.values(), default=math.inf)
+
     def _wait_for_slot(self, parallel: int | None, now: float) -> float:
-        if parallel is None or self.in_flight(now) < parallel:
+        # Counting the live ones takes a look at each: only when all together could be too many.
+        if parallel is None or len(self.leases) < parallel or self.in_flight(now) < parallel:
             return 0.0
         return PARALLEL_RETRY if parallel > 0 else math.inf
+
+
+_REASONS = ("cooldown", "requests", "tokens", "parallel")
+"""Why a job must wait, in the order of the waits in `Bucket.take`."""
 
 
 class Taken(NamedTuple):

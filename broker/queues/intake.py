@@ -37,12 +37,12 @@ class Intake(Generic[Item]):
         take: Callable[[str, Lane], Item],
     ) -> None:
         self._rotation = rotation
-        self._prefetch = prefetch
         self._head = head
         self._take = take
         self._most_batch = max(prefetch * BATCH_SHARE[0] // BATCH_SHARE[1], 1)
         self._kept_free = prefetch // KEPT_FREE if prefetch >= FEW else 0
         self._unsettled = dict.fromkeys(Lane, 0)
+        self._free = prefetch
         self._getters: deque[asyncio.Future[None]] = deque()
         self._pauses: dict[tuple[str, Lane | None], asyncio.TimerHandle] = {}
         self._held: frozenset[tuple[str, Lane]] = frozenset()
@@ -54,11 +54,13 @@ class Intake(Generic[Item]):
             turn = self._turn()
             if turn is not None:
                 self._unsettled[turn[1]] += 1
+                self._free -= 1
                 return self._take(*turn)
             await self._woken()
 
     def settled(self, lane: Lane) -> None:
         self._unsettled[lane] -= 1
+        self._free += 1
         self.wake()
 
     def wake(self) -> None:
@@ -121,10 +123,6 @@ class Intake(Generic[Item]):
         if (provider, lane) in self._pauses or self._free <= self._kept_free:
             return False
         return lane is Lane.INTERACTIVE or self._unsettled[lane] < self._most_batch
-
-    @property
-    def _free(self) -> int:
-        return self._prefetch - sum(self._unsettled.values())
 
     async def _woken(self) -> None:
         getter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

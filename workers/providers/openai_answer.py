@@ -123,8 +123,8 @@ def mend_usage(usage: dict[str, Any]) -> bool:
     """Whether `usage` had to lose nulls (vLLM, Together) or to get one of the three counts."""
     mended = False
     for part in (usage, usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")):
-        if isinstance(part, dict):
-            mended |= _drop(part, [name for name, value in part.items() if value is None])
+        if isinstance(part, dict) and None in part.values():
+            mended = _drop(part, [name for name, value in part.items() if value is None])
     mended |= _fill(usage, {"prompt_tokens": 0, "completion_tokens": 0})
     return mended | _fill(usage, {"total_tokens": _count(usage, "prompt_tokens") + _count(usage, "completion_tokens")})
 
@@ -190,9 +190,11 @@ def _has_output(message: dict[str, Any]) -> bool:
 
 
 def _fill(target: dict[str, Any], required: dict[str, Any]) -> bool:
-    missing = {name: value for name, value in required.items() if name not in target}
-    target.update(missing)
-    return bool(missing)
+    if required.keys() <= target.keys():
+        return False
+    for name in required.keys() - target.keys():
+        target[name] = required[name]
+    return True
 
 
 def _drop(target: dict[str, Any], names: list[str]) -> bool:
