@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from api import startup, supervisor
 from api.app import asgi, create_app
 from api.startup import Loaded
+from api.turn_writes import Protocol
 from shared.catalog import Catalog
 from shared.settings import Settings
 
@@ -50,7 +51,7 @@ async def _listen(app: FastAPI, settings: Settings, listening: socket.socket, gr
         host=settings.host,
         port=settings.port,
         loop="none",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         access_log=False,
