@@ -12,5 +12,6 @@ rpm, tpm = limits(bucket, bucket.rpm, bucket.tpm, now)
 refill(bucket, rpm, tpm, now)
 if rpm and requests then bucket.requests = math.min(bucket.requests, requests) end
 if tpm and tokens then bucket.tokens = math.min(bucket.tokens, tokens) end
-save(KEYS[1], bucket, rpm, tpm, now)
+save(KEYS[1], bucket, {'at', 'requests', 'tokens', 'learned_rpm', 'learned_tpm', 'learned_at'})
+keep(KEYS[1], bucket, rpm, tpm, now)
 return 1

@@ -10,6 +10,8 @@ if used then
   local rpm, tpm = limits(bucket, bucket.rpm, bucket.tpm, now)
   refill(bucket, rpm, tpm, now)
   if tpm then bucket.tokens = math.min(tpm, bucket.tokens + (reserved - used)) end
-  save(KEYS[1], bucket, rpm, tpm, now)
+  save(KEYS[1], bucket, BALANCES)
+  -- The lifetime that the attempt's start gave it is enough, unless it used more than it had reserved.
+  if reserved < used then keep(KEYS[1], bucket, rpm, tpm, now) end
 end
 return 1

@@ -14,7 +14,9 @@ local function wait_for(balance, needed, per_minute)
 end
 
 local function wait_for_slot(leases, parallel)
-  if not parallel or redis.call('ZCOUNT', leases, '(' .. text(now), '+inf') < parallel then return 0 end
+  -- Counting the live ones is worth it only when all together could be too many.
+  if not parallel or redis.call('ZCARD', leases) < parallel then return 0 end
+  if redis.call('ZCOUNT', leases, '(' .. text(now), '+inf') < parallel then return 0 end
   if parallel <= 0 then return math.huge end
   return PARALLEL_RETRY
 end
@@ -41,11 +43,13 @@ for i = 0, #KEYS / 3 - 1 do
         refill(bucket, rpm, tpm, now)
         if rpm then bucket.requests = bucket.requests - 1 end
         if tpm then bucket.tokens = bucket.tokens - reserved end
-        save(key, bucket, rpm, tpm, now)
+        save(key, bucket, {'at', 'requests', 'tokens', 'rpm', 'tpm'})
+        keep(key, bucket, rpm, tpm, now)
         redis.call('ZREMRANGEBYSCORE', leases, '-inf', text(now))
         redis.call('ZADD', leases, text(now + lease_ttl), lease)
         local ttl = math.ceil(lease_ttl * 1000)
-        if redis.call('PTTL', leases) < ttl then redis.call('PEXPIRE', leases, text(ttl)) end
+        -- A minute more than needed, so that it is not set anew each time.
+        if redis.call('PTTL', leases) < ttl then redis.call('PEXPIRE', leases, text(ttl + 60000)) end
       end
       return {i + 1, text(reserved), text(rpm), text(tpm)}
     end
