@@ -45,11 +45,11 @@ for i = 0, #KEYS / 3 - 1 do
         if tpm then bucket.tokens = bucket.tokens - reserved end
         save(key, bucket, {'at', 'requests', 'tokens', 'rpm', 'tpm'})
         keep(key, bucket, rpm, tpm, now)
-        redis.call('ZREMRANGEBYSCORE', leases, '-inf', text(now))
-        redis.call('ZADD', leases, text(now + lease_ttl), lease)
+        redis.call('ZREMRANGEBYSCORE', leases, '-inf', now)
+        redis.call('ZADD', leases, now + lease_ttl, lease)
         local ttl = math.ceil(lease_ttl * 1000)
         -- A minute more than needed, so that it is not set anew each time.
-        if redis.call('PTTL', leases) < ttl then redis.call('PEXPIRE', leases, text(ttl + 60000)) end
+        if redis.call('PTTL', leases) < ttl then redis.call('PEXPIRE', leases, ttl + 60000) end
       end
       return {i + 1, text(reserved), text(rpm), text(tpm)}
     end
