@@ -26,7 +26,7 @@ from workers import batch_line
 from workers.batch_line import BadLine
 from workers.json_lines import Line, LineCutter
 
-IDLE = 0.5  # seconds between looks for a new batch
+IDLE = 0.2  # seconds between looks for a new batch
 _CHUNK_LINES = 200  # in one transaction
 _CHUNK_BYTES = 4 * 1024 * 1024  # likewise; one line may be longer
 _TURN = 20  # lines after which the event loop has its turn: a client's stream may be waiting for it

@@ -20,6 +20,8 @@ from workers.checkout import Checkout
 
 IDLE = 1.0  # seconds between looks while no batch is unfinished
 BUSY = 0.5
+SOON = 0.1  # while a batch has few lines left: its author waits for nothing else
+_FEW = 1_000  # lines
 _LOOK_SHARE = 0.05  # of the time that may go into looking: with thousands of batches the looks become rarer
 LONGEST = 5.0  # seconds; a look takes long too when a file is written, or while the store comes back
 _PAGE = 100
@@ -62,12 +64,15 @@ class BatchOutput:
         began = self._clock.monotonic()
         counts = dict.fromkeys(_OPEN, 0)
         seen: set[str] = set()
+        pause = BUSY
         after = None
         while True:
             page = await self._batches.find(BatchQuery(statuses=_OPEN[1:], after=after, limit=_PAGE))
             for batch in page:
                 counts[batch.status] += 1
                 seen.add(batch.id)
+                if batch.status is BatchStatus.IN_PROGRESS and batch.total - batch.completed - batch.failed <= _FEW:
+                    pause = SOON
                 await self._step(batch)
             if len(page) < _PAGE:
                 break
@@ -77,7 +82,7 @@ class BatchOutput:
             metrics.BATCHES.labels(status.value).set(counts[status])
         if not seen:
             return IDLE
-        return min(max(BUSY, (self._clock.monotonic() - began) / _LOOK_SHARE), LONGEST)
+        return min(max(pause, (self._clock.monotonic() - began) / _LOOK_SHARE), LONGEST)
 
     async def _step(self, batch: BatchRecord) -> None:
         done = batch.completed + batch.failed >= batch.total

@@ -270,11 +270,17 @@ async def test_lines_of_a_providers_batch_get_longer_to_be_called_back() -> None
         assert (await it.batch_of(batch.id)).status is BatchStatus.CANCELLED
 
 
-async def test_looks_are_rarer_while_no_batch_is_unfinished() -> None:
+async def test_looks_are_rarer_while_no_batch_is_unfinished_and_most_frequent_when_few_lines_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch_output, "_FEW", 2)
     async with scene() as it:
         assert await it.output.round() == batch_output.IDLE
-        await it.running(1)
+        _, ids = await it.running(4, released=4)
         assert await it.output.round() == batch_output.BUSY
+
+        await it.end(ids[:2])
+        assert await it.output.round() == batch_output.SOON
 
 
 async def test_a_look_that_took_long_does_not_keep_batches_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
