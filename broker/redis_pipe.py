@@ -6,30 +6,20 @@ command is packed, buffered and answered through a future. redis-py still does t
 
 import asyncio
 import hashlib
-import logging
 import math
-import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
-from hiredis import pack_command
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
+from broker.redis_link import TIMEOUT, Argument, Command, Link, OutOfStep, Wire, pack
 from shared.errors import Unavailable
 
-TIMEOUT = 2.0  # seconds for a command's answer, and for a connection with its handshake
 PATIENCE = 5.0  # seconds for commands that should rather outlast a reconnect than fail
 _GRACE = 1.0  # seconds that commands wait for a lost connection to come back; later ones fail at once
-_BACKOFF = (0.02, 1.0)  # seconds before the first and, doubling, before every later attempt to reconnect
 _MAX_OUTSTANDING = 20_000  # batches written or waiting to be
 _MAX_UNSENT = 256 * 1024 * 1024  # bytes waiting for the connection
-
-Argument = str | bytes | int
-Command = tuple[Argument, ...]
-
-_log = logging.getLogger(__name__)
 
 
 class Script:
@@ -38,79 +28,6 @@ class Script:
     def __init__(self, source: str) -> None:
         self.source = source
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-class Link:
-    """A connection that comes back: `serve` runs on each one until it breaks, then the next one is opened."""
-
-    def __init__(self, url: str, serve: Callable[[AbstractConnection], Awaitable[None]]) -> None:
-        self._url = url
-        self._serve = serve
-        self._task: asyncio.Task[None] | None = None
-        self._watched: asyncio.Timeout | None = None
-        self._connection: AbstractConnection | None = None
-
-    async def open(self) -> None:
-        """Connect, or raise `Unavailable` within `TIMEOUT`."""
-        self._connection = await self._connect()
-        self._task = asyncio.create_task(self._run(self._connection), name="redis link")
-
-    def start(self) -> None:
-        """Connect in the background, however long it takes."""
-        self._task = asyncio.create_task(self._run(None), name="redis link")
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        if self._connection is not None:  # the task may have been cancelled before its first step
-            await self._connection.disconnect(nowait=True)
-
-    def hang_up(self) -> None:
-        """The server is not answering on this connection: drop it and open another one."""
-        if self._watched is not None:
-            self._watched.reschedule(0.0)
-            self._watched = None
-
-    async def _run(self, connection: AbstractConnection | None) -> None:
-        while True:
-            if connection is None:
-                connection = self._connection = await self._reconnect()
-            try:
-                async with asyncio.timeout(None) as self._watched:
-                    await self._serve(connection)
-            except (RedisError, OSError) as exc:  # a TimeoutError is an OSError
-                _log.warning("lost a connection to Redis, reconnecting: %s", str(exc) or type(exc).__name__)
-            finally:
-                self._watched = None
-                await connection.disconnect(nowait=True)
-            connection = None
-
-    async def _reconnect(self) -> AbstractConnection:
-        delay, longest = _BACKOFF
-        while True:
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            try:
-                return await self._connect()
-            except Unavailable:
-                delay = min(2 * delay, longest)
-
-    async def _connect(self) -> AbstractConnection:
-        options: dict[str, Any] = {**parse_url(self._url)}
-        kind: type[AbstractConnection] = options.pop("connection_class", Connection)
-        # RESP2, because its published messages are plain replies, which costs less than redis-py's push handlers.
-        # No socket timeout: it would wrap every read and write in a timer, and we watch the answers ourselves.
-        connection = kind(**options | {"protocol": 2, "socket_timeout": None, "socket_connect_timeout": TIMEOUT})
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                await connection.connect()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as exc:
-            await connection.disconnect(nowait=True)
-            raise Unavailable(f"cannot connect to Redis: {str(exc) or type(exc).__name__}") from exc
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        return connection
 
 
 class _Batch:
@@ -149,14 +66,15 @@ class Pipe:
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT) -> None:
         self._timeout = timeout
-        self._link = Link(url, self._serve)
-        self._connection: AbstractConnection | None = None
+        self._link = Link(
+            url, on_up=self._on_up, on_reply=self._on_reply, on_down=self._on_down, on_writable=self.flush
+        )
+        self._wire: Wire | None = None
         self._down_since = -math.inf
         self._unsent: deque[_Batch] = deque()
         self._unsent_bytes = 0
         self._sent: deque[_Batch] = deque()
         self._flush_due = False
-        self._draining: asyncio.Task[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
@@ -188,10 +106,10 @@ class Pipe:
         """Buffer commands until the end of this turn of the event loop; their replies come in the future."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         now = self._loop.time()
-        patience = PATIENCE if patient else self._timeout if self._connection is not None else _GRACE
-        packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub says 1-tuple
+        patience = PATIENCE if patient else self._timeout if self._wire is not None else _GRACE
+        packed = b"".join([pack(command) for command in commands])
         batch = _Batch(future, packed, len(commands), now + patience)
-        if self._connection is None and not patient and now - self._down_since > _GRACE:
+        if self._wire is None and not patient and now - self._down_since > _GRACE:
             batch.fail(Unavailable("no connection to Redis"))
         elif len(self._sent) + len(self._unsent) >= _MAX_OUTSTANDING or self._unsent_bytes + len(packed) > _MAX_UNSENT:
             batch.fail(Unavailable("Redis does not keep up: too many commands outstanding"))
@@ -209,8 +127,7 @@ class Pipe:
         """Write what is buffered, now. The bytes are with the operating system on return, unless the socket is
         congested or the connection is down; then they follow as soon as it can take them."""
         self._flush_due = False
-        connection = self._connection
-        if connection is None or not connection.is_connected or self._draining is not None or not self._unsent:
+        if self._wire is None or not self._wire.writable or not self._unsent:
             return
         packed = b"".join([batch.packed for batch in self._unsent])
         for batch in self._unsent:
@@ -218,63 +135,37 @@ class Pipe:
         self._sent.extend(self._unsent)
         self._unsent.clear()
         self._unsent_bytes = 0
-        writing = connection.send_packed_command(packed, check_health=False)
-        try:
-            congestion = writing.send(None)  # runs up to its first suspension, and there is none on a free socket
-        except StopIteration:
-            return
-        except (RedisError, OSError):
-            self._link.hang_up()
-            return
-        self._draining = asyncio.create_task(self._drain(_Rest(writing, congestion)), name="redis drain")
+        self._wire.write(packed)
 
-    async def _drain(self, rest: "_Rest") -> None:
-        try:
-            await rest
-        except (RedisError, OSError):
-            self._link.hang_up()
-        finally:
-            self._draining = None
-        self.flush()
-
-    async def _serve(self, connection: AbstractConnection) -> None:
-        self._connection = connection
+    def _on_up(self, wire: Wire) -> None:
+        self._wire = wire
         answered_by = self._loop.time() + self._timeout
         for batch in self._unsent:  # the grace was for the connection; from here on the server has its time
             batch.deadline = max(batch.deadline, answered_by)
-        try:
-            self.flush()
-            await self._read(connection)
-        finally:
-            self._connection = None
-            self._down_since = self._loop.time()
-            while self._sent:
-                self._sent.popleft().fail(Unavailable("the connection to Redis was lost before the answer"))
-            if self._draining is not None:
-                self._draining.cancel()
-                await asyncio.wait([self._draining])
-                self._draining = None  # a task that is cancelled before its first step never runs its own `finally`
+        self.flush()
 
-    async def _read(self, connection: AbstractConnection) -> None:
-        sent = self._sent
-        while True:
-            try:
-                reply = await connection.read_response(timeout=math.inf)
-            except ResponseError as exc:
-                reply = exc
-            batch = sent[0]
-            batch.replies.append(reply)
-            batch.missing -= 1
-            if not batch.missing:
-                sent.popleft()
-                batch.answer()
+    def _on_reply(self, reply: Any) -> None:
+        if not self._sent:
+            raise OutOfStep("the server sent an answer that nobody asked for")
+        batch = self._sent[0]
+        batch.replies.append(reply)
+        batch.missing -= 1
+        if not batch.missing:
+            self._sent.popleft()
+            batch.answer()
+
+    def _on_down(self) -> None:
+        self._wire = None
+        self._down_since = self._loop.time()
+        while self._sent:
+            self._sent.popleft().fail(Unavailable("the connection to Redis was lost before the answer"))
 
     def _watch(self) -> None:
         """One timer for all batches: wakes when one could be late, not once for each."""
         now = self._loop.time()
-        if any(batch.deadline <= now for batch in self._sent):
+        if self._wire is not None and any(batch.deadline <= now for batch in self._sent):
             # Answers come in order, so a late one holds up all that follow it.
-            self._link.hang_up()
+            self._wire.hang_up("no answer in time")
         waiting = deque[_Batch]()
         for batch in self._unsent:
             if batch.deadline > now:
@@ -285,19 +176,3 @@ class Pipe:
         self._unsent = waiting
         deadlines = [batch.deadline for batch in (*self._sent, *waiting) if batch.deadline > now]
         self._watchdog = self._loop.call_at(min(deadlines), self._watch) if deadlines else None
-
-
-class _Rest:
-    """Awaits the rest of a coroutine that was already started by hand and suspended on `waiting_for`."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], waiting_for: Any) -> None:
-        self._coroutine = coroutine
-        self._waiting_for = waiting_for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        try:
-            yield self._waiting_for
-        except BaseException:
-            self._coroutine.close()
-            raise
-        yield from self._coroutine.__await__()

@@ -1,24 +1,21 @@
 """Published messages of a few Redis channels, for the life of a process, on a connection of their own."""
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Self
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
-
-from broker.redis_pipe import TIMEOUT, Link
+from broker.redis_link import TIMEOUT, Link, OutOfStep, Wire, pack
 from shared.errors import Unavailable
 
 _HEARTBEAT = 2.0  # seconds; a connection that stays silent for a whole one after a PING is taken for dead
+_PING = pack(("PING",))
 
 
 class Subscription:
     """Calls a channel's handler with each message, in order. Pub/sub keeps nothing for a listener who is away, so
     `on_up` and `on_down` say when messages may have been missed: `on_up` is called once all channels are confirmed.
 
-    Handlers run on the reading task: they must be quick and must not raise."""
+    Handlers are called as the bytes arrive: they must be quick and must not raise."""
 
     def __init__(
         self,
@@ -31,9 +28,11 @@ class Subscription:
         self._handlers = {channel.encode(): handler for channel, handler in handlers.items()}
         self._on_up = on_up
         self._on_down = on_down
-        self._link = Link(url, self._serve)
+        self._link = Link(url, on_up=self._subscribe, on_reply=self._on_reply, on_down=self._on_lost)
         self._up = asyncio.Event()
-        self._heard = 0
+        self._unconfirmed = 0
+        self._silent = False
+        self._heartbeat: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         await self._link.open()
@@ -51,40 +50,40 @@ class Subscription:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._link.close()
 
-    async def _serve(self, connection: AbstractConnection) -> None:
-        heartbeat = asyncio.create_task(self._beat(connection), name="redis heartbeat")
-        try:
-            await self._listen(connection)
-        finally:
-            heartbeat.cancel()
-            await asyncio.wait([heartbeat])
-            if self._up.is_set():
-                self._up.clear()
-                self._on_down()
+    def _subscribe(self, wire: Wire) -> None:
+        self._unconfirmed = len(self._handlers)
+        wire.write(pack(("SUBSCRIBE", *self._handlers)))
+        self._silent = False
+        self._beat(wire)
 
-    async def _listen(self, connection: AbstractConnection) -> None:
-        await connection.send_command("SUBSCRIBE", *self._handlers, check_health=False)
-        handlers = self._handlers
-        confirmed = 0
-        while True:
-            kind, *rest = await connection.read_response(timeout=math.inf)
-            self._heard += 1
-            if kind == b"message":
-                handlers[rest[0]](rest[1])
-            elif kind == b"subscribe":
-                confirmed += 1
-                if confirmed == len(handlers):
+    def _on_reply(self, reply: Any) -> None:
+        self._silent = False
+        match reply:
+            case [b"message", channel, payload]:
+                self._handlers[channel](payload)
+            case [b"subscribe", *_]:
+                self._unconfirmed -= 1
+                if not self._unconfirmed:
                     self._up.set()
                     self._on_up()
+            case [b"pong", _]:
+                pass
+            case Exception():
+                raise OutOfStep(f"Redis refused a subscription: {reply}")
+            case _:
+                raise OutOfStep("the server sent what no subscription asked for")
 
-    async def _beat(self, connection: AbstractConnection) -> None:
-        try:
-            while True:
-                heard = self._heard
-                await connection.send_command("PING", check_health=False)
-                await asyncio.sleep(_HEARTBEAT)
-                if self._heard == heard:
-                    break
-        except (RedisError, OSError):
-            pass  # the reader fails on the same break; if it does not, the connection is useless all the same
-        self._link.hang_up()
+    def _on_lost(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        if self._up.is_set():
+            self._up.clear()
+            self._on_down()
+
+    def _beat(self, wire: Wire) -> None:
+        if self._silent:
+            wire.hang_up(f"silent for {_HEARTBEAT:.0f} s")
+            return
+        self._silent = True
+        wire.write(_PING)
+        self._heartbeat = asyncio.get_running_loop().call_later(_HEARTBEAT, self._beat, wire)

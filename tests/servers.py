@@ -30,6 +30,11 @@ class Redis(Server):
     name = "redis"
     variable = "HEADRACE_TEST_REDIS_URL"
 
+    def __init__(self, *options: str) -> None:
+        """`options` are for its command line."""
+        super().__init__()
+        self._options = options
+
     @classmethod
     def installed(cls) -> bool:
         return shutil.which("redis-server") is not None
@@ -41,7 +46,7 @@ class Redis(Server):
     async def _launch(self) -> None:
         await self._spawn(
             "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
-            "--save", "", "--appendonly", "no", "--databases", "64",
+            "--save", "", "--appendonly", "no", "--databases", "64", *self._options,
         )  # fmt: skip
 
     async def _answers(self) -> bool:

@@ -23,7 +23,8 @@ from broker.events.follower import LogFollower, Page
 from broker.events.followers import Followers
 from broker.events.presence import MAX_REPORTS, checked
 from broker.events.redis_tailer import Tailer
-from broker.redis_pipe import Command, Pipe
+from broker.redis_link import Command
+from broker.redis_pipe import Pipe
 from broker.redis_subscription import Subscription
 from shared.errors import Unavailable
 from shared.events import Event, Kind

@@ -5,15 +5,16 @@ in a stream that is this process's own wakes it, and it asks again, with the new
 """
 
 import asyncio
-import math
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
-
-from redis.asyncio.connection import AbstractConnection
 
 from broker.events.follower import LogFollower, ReadLog
 from broker.events.followers import Followers
-from broker.redis_pipe import TIMEOUT, Link, Pipe
+from broker.redis_link import TIMEOUT, backoff
+from broker.redis_pipe import Pipe
+from shared.errors import Unavailable
 from shared.events import Event
 
 _BLOCK_MS = 2000  # that the server waits for news before it says that there are none, which is a sign of life
@@ -23,6 +24,8 @@ _SHORTEST_REST = 0.001  # seconds
 _WAKE_TTL_MS = 60_000
 _BEGINNING = b"0-0"
 _WAKE = ""  # stands for the wake-up stream where others stand for a job
+
+_log = logging.getLogger(__name__)
 
 _Cursors = dict[str, bytes]
 """Job id -> the newest entry of its stream that was seen."""
@@ -62,50 +65,55 @@ class Tailer:
 
     async def _run(self) -> None:
         while self._followers.jobs:
-            link = Link(self._url, self._serve)
-            link.start()
+            telling = asyncio.create_task(self._tell(), name="redis tailer's connection")
             try:
                 await self._unused.wait()
             finally:
-                await link.close()
+                telling.cancel()
+                await asyncio.wait([telling])
 
-    async def _serve(self, connection: AbstractConnection) -> None:
-        cursors: _Cursors = {_WAKE: _BEGINNING}
+    async def _tell(self) -> None:
+        delays = backoff()
         while True:
-            await self._take_on(connection, cursors)
-            self._drop(cursors)
-            self._ring(await self._news(connection, cursors), cursors)
-            rest = _COST * len(cursors)
-            if rest >= _SHORTEST_REST:
-                await asyncio.sleep(rest)
+            with suppress(Unavailable):  # cannot connect yet
+                async with Pipe(self._url, timeout=_BLOCK_MS / 1000 + TIMEOUT) as pipe:
+                    delays = backoff()
+                    await self._serve(pipe)
+            await asyncio.sleep(next(delays))
 
-    async def _take_on(self, connection: AbstractConnection, cursors: _Cursors) -> None:
+    async def _serve(self, pipe: Pipe) -> None:
+        cursors: _Cursors = {_WAKE: _BEGINNING}
+        try:
+            while True:
+                await self._take_on(pipe, cursors)
+                self._drop(cursors)
+                self._ring(await self._news(pipe, cursors), cursors)
+                rest = _COST * len(cursors)
+                if rest >= _SHORTEST_REST:
+                    await asyncio.sleep(rest)
+        except Unavailable as exc:
+            _log.warning("live logs of jobs are interrupted: %s", exc)
+
+    async def _take_on(self, pipe: Pipe, cursors: _Cursors) -> None:
         """Find out where the streams of new jobs end; after a reconnect all jobs are new. What comes after that point
         is this connection's to tell, what comes before is for the followers to read from the log."""
         new = [job_id for job_id in self._followers.jobs if job_id not in cursors]
         if not new:
             return
-        commands = [("XREVRANGE", self._key(job_id), "+", "-", "COUNT", 1) for job_id in new]
-        async with asyncio.timeout(TIMEOUT):
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            for job_id in new:
-                newest = await connection.read_response(timeout=math.inf)
-                cursors[job_id] = newest[0][0] if newest else _BEGINNING
-                self._followers.distrust(job_id)
+        newest = await pipe.submit(*[("XREVRANGE", self._key(job_id), "+", "-", "COUNT", 1) for job_id in new])
+        for job_id, entries in zip(new, newest, strict=True):
+            cursors[job_id] = entries[0][0] if entries else _BEGINNING
+            self._followers.distrust(job_id)
 
     def _drop(self, cursors: _Cursors) -> None:
         followed = self._followers.jobs
         for job_id in [job_id for job_id in cursors if job_id not in followed and job_id != _WAKE]:
             del cursors[job_id]
 
-    async def _news(self, connection: AbstractConnection, cursors: _Cursors) -> Any:
+    async def _news(self, pipe: Pipe, cursors: _Cursors) -> Any:
         """What was appended behind the cursors: Redis's `[[key, [[id, fields], ...]], ...]`, None when nothing was."""
         keys = [self._key(job_id) if job_id != _WAKE else self._wake_key for job_id in cursors]
-        async with asyncio.timeout(_BLOCK_MS / 1000 + TIMEOUT):
-            await connection.send_command(
-                "XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK_MS, "STREAMS", *keys, *cursors.values(), check_health=False
-            )
-            return await connection.read_response(timeout=math.inf)
+        return await pipe.call("XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK_MS, "STREAMS", *keys, *cursors.values())
 
     def _ring(self, news: Any, cursors: _Cursors) -> None:
         for key, entries in news or ():

@@ -254,11 +254,15 @@ async def test_a_cut_connection_costs_no_event(server: Redis, log: RedisEventLog
 
     async with redis_events.connect(server.url) as worker, asyncio.timeout(20), asyncio.TaskGroup() as group:
         seen = [group.create_task(rest_of(tail)) for tail in tails]
+        cutting = group.create_task(cut())
+        for at in range(1, 1001, 2):
+            for job_id in (JOB, OTHER):
+                await worker.emit("the accepting api, which is gone", chunks(at, at + 1, job_id))
+        await cutting  # with the tails goes their connection, so they may not end before
         for job_id in (JOB, OTHER):
-            group.create_task(write(worker, 1000, job_id, at_once=2))
-        group.create_task(cut())
+            await worker.emit("", [completed(1001, job_id)])
 
-    assert [task.result() for task in seen] == [list(range(1, 1001))] * 2
+    assert [task.result() for task in seen] == [list(range(1, 1002))] * 2
 
 
 async def test_all_tails_share_one_connection_that_goes_with_the_last(
