@@ -78,7 +78,7 @@ async def test_after_a_reconnect_everybody_hears_that_changes_may_have_been_miss
 
         await admin.client_kill_filter(_type="pubsub")
 
-        await ear.until("", 10.0)
+        await ear.until("", 60.0)
 
 
 async def test_who_cannot_tell_the_others_has_heard_of_it_all_the_same() -> None:
