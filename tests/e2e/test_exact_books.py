@@ -136,7 +136,7 @@ async def _remains(history: History, headrace: Headrace, servers: Servers, upstr
         ) as later,
         backends.store(settings) as store,
     ):
-        states = await audit.at_rest(accounts, ids, timeout=10.0)
+        states = await audit.at_rest(accounts, ids, timeout=_SETTLED)
         after = await later.states(ids)
         spent = {}
         for name, dollars in BUDGETS.items():
