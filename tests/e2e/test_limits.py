@@ -57,7 +57,7 @@ async def headrace(
         upstream,
         model("brisk", "openai/brisk", base, rpm=300, api_key="sk-brisk"),
         model("slow", "openai/slow", base, rpm=30, api_key="sk-slow"),
-        model("slowest", "openai/slowest", base, rpm=6, api_key="sk-slowest"),
+        *(model(name, f"openai/{name}", base, rpm=6, api_key=f"sk-{name}") for name in ("slowest", "slowest-stream")),
         model("narrow", "openai/narrow", base, max_parallel_requests=1, api_key="sk-narrow"),
         model("taught", "openai/taught", base, api_key="sk-taught"),
     )
@@ -125,14 +125,15 @@ async def test_a_wait_beyond_the_deadline_is_refused_at_once_with_the_true_wait(
     headrace: Headrace, upstream: FakeUpstream, stream: bool
 ) -> None:
     """6 a minute: one at once, and the next 10 s later."""
-    await chat(headrace, "slowest", headers={"x-litellm-timeout": "20"})
+    name = "slowest-stream" if stream else "slowest"
+    await chat(headrace, name)
 
-    refused = await chat(headrace, "slowest", stream=stream, headers={"x-litellm-timeout": "4"})
+    refused = await chat(headrace, name, stream=stream, headers={"x-litellm-timeout": "4"})
 
     assert refused.status == 429
     assert refused.seconds < 4.0
     assert 5 <= int(refused.headers["retry-after"]) <= 11
-    assert "slowest" in refused.text
+    assert name in refused.text
 
 
 async def test_one_at_a_time_is_never_two(headrace: Headrace, upstream: FakeUpstream) -> None:
