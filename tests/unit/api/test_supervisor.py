@@ -58,7 +58,7 @@ class Family:
 
     def end(self) -> int:
         self.parent.send_signal(signal.SIGTERM)
-        return self.parent.wait(10)
+        return self.parent.wait(60)
 
 
 @pytest.fixture
