@@ -9,13 +9,17 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 START_TIMEOUT = 90.0  # seconds; RabbitMQ needs about 6 on an idle machine and several times that on a busy one
 _STOP_TIMEOUT = 20.0  # seconds until a server that ignores the polite signal is killed
+_MEMORY = Path("/dev/shm")
+_ROOM = 6 << 30  # bytes; the data of a whole run is a third of that
 POLL = 0.05  # seconds between two looks at a server that is starting
+_TRIES = 4  # of a first start whose ports somebody else took in the meantime
 
 
 class ServerFailed(Exception):
@@ -23,7 +27,8 @@ class ServerFailed(Exception):
 
 
 class Server:
-    """A server process with its own port and data folder. Both stay the same over `stop`, `kill` and `start`."""
+    """A server process with its own port and data folder. After the first start both stay the same over `stop`, `kill`
+    and `start`."""
 
     name: ClassVar[str]
     variable: ClassVar[str]
@@ -33,9 +38,10 @@ class Server:
 
     def __init__(self) -> None:
         # Not below the checkout: PostgreSQL runs as another user, who may not be allowed to look into it.
-        self.folder = Path(tempfile.mkdtemp(prefix=f"headrace-{self.name}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"headrace-{self.name}-", dir=_in_memory()))
         self.folder.chmod(0o755)
-        self.port = free_port()
+        self._draw_ports()
+        self._started = False
         self._processes: list[asyncio.subprocess.Process] = []
 
     @classmethod
@@ -51,7 +57,23 @@ class Server:
         return bool(self._processes) and self._processes[-1].returncode is None
 
     async def start(self) -> None:
-        """Return when the server answers. Raises `ServerFailed` when it ends or stays silent."""
+        """Return when the server answers. Raises `ServerFailed` when it ends or stays silent. A first start that finds
+        a port taken takes others."""
+        tries = 1 if self._started else _TRIES
+        while True:
+            tries -= 1
+            try:
+                await self._start()
+            except ServerFailed:
+                await self.kill()
+                if not tries or all(map(_is_free, self._ports)):
+                    raise
+                self._draw_ports()
+            else:
+                self._started = True
+                return
+
+    async def _start(self) -> None:
         await self._launch()
         try:
             async with asyncio.timeout(START_TIMEOUT):
@@ -62,7 +84,6 @@ class Server:
             if not self.running:  # somebody else's server took the port and answered
                 raise ServerFailed(f"{self.name} lost its port {self.port}\n{self._log_tail()}")
         except TimeoutError as exc:
-            await self.kill()
             raise ServerFailed(f"{self.name} did not answer in {START_TIMEOUT:.0f} s\n{self._log_tail()}") from exc
 
     async def stop(self) -> None:
@@ -88,6 +109,14 @@ class Server:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+    def _draw_ports(self) -> None:
+        self.port = free_port()
+
+    @property
+    def _ports(self) -> Sequence[int]:
+        """All that the server listens at."""
+        return (self.port,)
 
     async def _launch(self) -> None:
         raise NotImplementedError
@@ -120,16 +149,44 @@ class Server:
         return "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.exists() else ""
 
 
-_random = random.SystemRandom()  # parallel test processes must not draw the same ports, whatever seeds `random`
+def _in_memory() -> Path | None:
+    """A file system in memory, if there is one with plenty of room: on a disk a queue or a database takes ten times as
+    long to make, and tests make thousands."""
+    with contextlib.suppress(OSError):
+        if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM:
+            return _MEMORY
+    return None
+
+
+_PORTS = range(20_000, 32_000)  # below those that outgoing connections take
+_SHARES = 8  # of the ports: parallel test processes draw from different ones
+_random = random.SystemRandom()  # whatever seeds `random`
+_given: deque[int] = deque(maxlen=len(_PORTS) // _SHARES // 2)
+"""Ports that this process has given away lately: who got one may not listen yet, or not at the moment."""
 
 
 def free_port() -> int:
-    """A TCP port of loopback that is free, from below the range that outgoing connections take theirs from."""
+    """A TCP port of loopback that is free, and that nobody else here gets."""
     while True:
-        port = _random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+        port = _random.choice(_share(os.environ.get("PYTEST_XDIST_WORKER", "")))
+        if port not in _given and _is_free(port):
+            _given.append(port)
             return port
+
+
+def _share(worker: str) -> range:
+    """The ports of a worker of pytest-xdist: `gw0`, `gw1` ...; the last share is everybody else's."""
+    number = int(worker.removeprefix("gw")) % (_SHARES - 1) if worker else _SHARES - 1
+    return _PORTS[number::_SHARES]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 async def exchange(port: int, message: bytes) -> bytes:

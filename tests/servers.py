@@ -118,10 +118,13 @@ class RabbitMQ(Server):
 
     _SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one on PATH changes to the system's user and folders
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._epmd_port = free_port()
-        self._distribution_port = free_port()
+    def _draw_ports(self) -> None:
+        super()._draw_ports()
+        self._epmd_port, self._distribution_port = free_port(), free_port()
+
+    @property
+    def _ports(self) -> Sequence[int]:
+        return (self.port, self._epmd_port, self._distribution_port)
 
     @classmethod
     def installed(cls) -> bool:
@@ -139,6 +142,8 @@ class RabbitMQ(Server):
         async with asyncio.timeout(START_TIMEOUT):
             while not await connects(self._epmd_port):
                 await asyncio.sleep(POLL)
+        if not self.running:
+            raise ServerFailed(f"epmd ended while starting\n{self._log_tail()}")
         await self._spawn(self._SERVER, env=env)
 
     def _configure(self) -> None:

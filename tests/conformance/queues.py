@@ -15,7 +15,7 @@ from broker.queues.rabbitmq_topology import Topology
 from shared.ids import uuid7
 from shared.jobs import Job, Lane, Leg, Outcome, Status, Usage
 
-PATIENCE = 20.0  # seconds; far more than anything here takes
+PATIENCE = 60.0  # seconds; far more than anything here takes
 BOUND = 2_000
 
 

@@ -78,10 +78,11 @@ async def test_after_a_reconnect_everybody_hears_that_changes_may_have_been_miss
 
         await admin.client_kill_filter(_type="pubsub")
 
-        await ear.until("", 10.0)
+        await ear.until("", 60.0)
 
 
-async def test_who_cannot_tell_the_others_has_heard_of_it_all_the_same() -> None:
+async def test_who_cannot_tell_the_others_has_heard_of_it_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.redis_pipe.PATIENCE", 0.5)
     async with Redis() as server, on_redis.connect(server.url) as log:
         ear = Ear()
         log.on_change(ear)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from shared.jobs import Lane
-from tests.conformance.queues import World, job, lane, nothing_comes, settle_all, take
+from tests.conformance.queues import PATIENCE, World, job, lane, nothing_comes, settle_all, take
 
 
 async def test_jobs_of_a_provider_that_was_added_are_taken(world: World) -> None:
@@ -104,7 +104,7 @@ async def test_consumers_of_an_added_provider_are_counted_while_they_are_there(w
         while (await lane(world.queue, "q", Lane.INTERACTIVE)).consumers:
             await asyncio.sleep(0.02)
 
-    await asyncio.wait_for(gone(), 10)
+    await asyncio.wait_for(gone(), PATIENCE)
 
 
 @pytest.mark.parametrize("kind", [Lane.INTERACTIVE, Lane.BATCH])

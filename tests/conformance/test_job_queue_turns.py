@@ -1,9 +1,11 @@
 """Who is served when, and by whom: prefetch, lanes, providers, pauses. On every implementation."""
 
 import asyncio
+import time
 
 import pytest
 
+from broker.queues import rabbitmq_consumer
 from shared.jobs import Lane
 from tests.conformance.queues import (
     PATIENCE,
@@ -85,10 +87,14 @@ async def test_consumer_takes_only_from_its_lanes(world: World) -> None:
         assert await nothing_comes(consumer)
 
 
-@pytest.mark.parametrize("seconds", [0.9, 30.0], ids=["short", "long"])
-async def test_paused_provider_waits_while_others_go_on(world: World, seconds: float) -> None:
+@pytest.mark.parametrize("longest", [300.0, 0.0], ids=["kept", "given back"])
+async def test_paused_provider_waits_while_others_go_on(
+    world: World, longest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What RabbitMQ has sent stays here for a short pause, and goes back for a long one."""
+    monkeypatch.setitem(rabbitmq_consumer.KEEP_PREFETCHED, Lane.INTERACTIVE, longest)
     async with world.queue.consume(["p", "q"], 2) as consumer:
-        await consumer.pause("p", seconds)
+        await consumer.pause("p", 60.0)
         await world.queue.publish(job("p"))
         await world.queue.publish(job("q", provider="q"))
 
@@ -99,12 +105,13 @@ async def test_paused_provider_waits_while_others_go_on(world: World, seconds: f
 
 async def test_pause_ends_by_itself(world: World) -> None:
     async with world.queue.consume(["p"], 2) as consumer:
-        await consumer.pause("p", 30.0)
+        await consumer.pause("p", 300.0)
+        began = time.monotonic()
         await consumer.pause("p", 1.2)
         await world.queue.publish(job("p"))
 
-        assert await nothing_comes(consumer)
         assert await settle_all(consumer, 1) == ["p"]
+        assert time.monotonic() - began >= 1.2
 
 
 async def test_paused_consumer_leaves_prefetched_jobs_to_others(world: World) -> None:

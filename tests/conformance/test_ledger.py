@@ -123,7 +123,7 @@ async def deadlocks(url: str) -> int:
         return 0
     connection = await asyncpg.connect(url)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             others = (
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )

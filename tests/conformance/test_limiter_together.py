@@ -22,6 +22,7 @@ async def test_several_processes_together_stay_within_the_limits(backend: str, n
     only = candidate(limits, tokens=500)
     in_flight, most = 0, 0
     tally: Counter[str] = Counter()
+    before_the_first_wait: list[int] = []
 
     async def client(limiter: Limiter, name: str, until: float) -> None:
         nonlocal in_flight, most
@@ -31,6 +32,8 @@ async def test_several_processes_together_stay_within_the_limits(backend: str, n
             answer = await limiter.take(f"{name}/{turn}", [only])
             if isinstance(answer, Refusal):
                 tally[answer.reason] += 1
+                if answer.reason != "parallel" and not before_the_first_wait:
+                    before_the_first_wait.append(tally["granted"])
                 await asyncio.sleep(min(answer.wait, 0.02))
                 continue
             in_flight += 1
@@ -48,7 +51,8 @@ async def test_several_processes_together_stay_within_the_limits(backend: str, n
 
     assert most <= 8
     assert tally["granted"] <= 120 + 1 + elapsed * PACE * 200, "no more than a burst and the refill since"
-    assert tally["granted"] >= 120, "the burst is not held back"
+    # Each of the fifteen clients may hear of its grant a moment later than another one of the refusal.
+    assert min(before_the_first_wait, default=120) >= 120 - 15, "the burst is not held back"
 
 
 def short_waits() -> st.SearchStrategy[tuple[Any, ...]]:

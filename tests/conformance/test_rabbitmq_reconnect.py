@@ -13,11 +13,12 @@ from yarl import URL
 from broker import topology
 from broker.queues import rabbitmq, rabbitmq_link, rabbitmq_publisher
 from broker.queues.rabbitmq import RabbitQueue
+from broker.queues.rabbitmq_consumer import RabbitConsumer
 from broker.queues.rabbitmq_topology import Topology
 from shared.errors import QueueFull, Unavailable
 from shared.jobs import Job, Lane, Leg, Outcome, Status
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 class Proxy:
@@ -95,6 +96,15 @@ async def soon(awaitable: Awaitable[object]) -> None:
         await awaitable
 
 
+async def noticed(*clients: RabbitQueue | RabbitConsumer) -> None:
+    """Wait until they know that their connections are gone; they may have others by then."""
+    links = [each.link if isinstance(each, RabbitConsumer) else each._link for each in clients]
+    async with asyncio.timeout(PATIENCE):
+        for link, before in [(link, link._connection) for link in links]:
+            while before is not None and link._connection is before:
+                await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def direct(url: str) -> AsyncIterator[aiormq.abc.AbstractChannel]:
     async with aiormq.connect(url) as connection:
@@ -103,7 +113,7 @@ async def direct(url: str) -> AsyncIterator[aiormq.abc.AbstractChannel]:
 
 async def test_publish_waits_for_a_lost_connection_to_return(queue: RabbitQueue, proxy: Proxy) -> None:
     await proxy.refuse()
-    await asyncio.sleep(0.05)
+    await noticed(queue)
     waiting = [queue.publish(job(str(n))) for n in range(3)]
     assert not any(future.done() for future in waiting)
 
@@ -119,7 +129,7 @@ async def test_publish_is_unavailable_when_the_connection_stays_away(
 ) -> None:
     monkeypatch.setattr(rabbitmq_publisher, "RECONNECT_PATIENCE", 0.2)
     await proxy.refuse()
-    await soon(asyncio.sleep(0.05))
+    await noticed(queue)
 
     with pytest.raises(Unavailable):
         await soon(queue.publish(job("p")))
@@ -146,7 +156,7 @@ async def test_server_that_stops_confirming_is_given_up(
     monkeypatch.setattr(rabbitmq_publisher, "CONFIRM_TIMEOUT", 0.1)
     monkeypatch.setattr(rabbitmq_link, "WATCH_INTERVAL", 0.05)
     proxy.cut()
-    await asyncio.sleep(0.05)
+    await noticed(queue)
     await soon(queue.ping())
     proxy.deaf = True
 
@@ -172,7 +182,7 @@ async def test_consumer_goes_on_after_a_lost_connection(queue: RabbitQueue, prox
         async with asyncio.timeout(PATIENCE):
             before = await consumer.get()
             proxy.cut()
-            await asyncio.sleep(0.05)
+            await noticed(queue, consumer)
 
             await before.ack()  # of a lost connection: does nothing
             again = await consumer.get()
@@ -185,7 +195,7 @@ async def test_a_lost_connection_does_not_resume_a_paused_lane(queue: RabbitQueu
     async with queue.consume(["p"], 4) as consumer, asyncio.timeout(PATIENCE):
         await consumer.pause_lanes(["p.batch"])
         proxy.cut()
-        await asyncio.sleep(0.05)
+        await noticed(queue, consumer)
         await consumer.link.ready(PATIENCE)
         await queue.ping()
         await queue.publish(job("batch"))
@@ -205,7 +215,7 @@ async def test_recorder_goes_on_after_a_lost_connection(queue: RabbitQueue, prox
     async with queue.outcomes(1) as batches, asyncio.timeout(PATIENCE):
         before = await anext(batches)
         proxy.cut()
-        await asyncio.sleep(0.05)
+        await noticed(queue)
         await before.ack()
 
         again = await anext(batches)
@@ -218,7 +228,7 @@ async def test_the_store_side_of_dead_letters_goes_on_after_a_lost_connection(qu
     async with queue.dead_letters(1) as letters, asyncio.timeout(PATIENCE):
         before = await anext(letters)
         proxy.cut()
-        await asyncio.sleep(0.05)
+        await noticed(queue)
         await before.ack()
 
         again = await anext(letters)
@@ -233,7 +243,7 @@ async def test_topology_is_declared_again_on_a_server_that_lost_it(
         await channel.queue_delete(topology.lane_queue("p", Lane.INTERACTIVE, namespace))
 
     proxy.cut()
-    await asyncio.sleep(0.05)
+    await noticed(queue)
 
     await soon(queue.publish(job("p", Lane.INTERACTIVE)))
 

@@ -16,7 +16,7 @@ from broker import redis_pipe, redis_subscription
 from broker.events.redis import RedisEventLog, connect
 from broker.interfaces import Candidate, Grant, Limits
 from broker.limits import redis as limits
-from broker.redis_pipe import Pipe
+from broker.redis_pipe import TIMEOUT, Pipe
 from broker.redis_subscription import Subscription
 from shared.errors import Unavailable
 from shared.events import Event, Kind
@@ -25,6 +25,7 @@ from tests.servers import Redis
 
 ROOT = Path(__file__).parents[2]
 JOB = "0192f0c1-2d3e-7abc-8def-000000000001"
+_PATIENCE = 60.0  # seconds
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def chunk(seq: int) -> Event:
 
 
 async def eventually(act: Awaitable[object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(_PATIENCE):
         await act
 
 
@@ -100,7 +101,7 @@ async def test_a_follower_gets_what_was_emitted_while_its_subscription_was_cut(
     await log.emit(log.reply_channel, [chunk(2)])
     await log.emit(log.reply_channel, [chunk(3), Event(JOB, 4, Kind.COMPLETED)])
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(_PATIENCE):
         assert [event.seq async for event in follower] == [1, 2, 3, 4]
 
 
@@ -141,7 +142,7 @@ async def test_a_frozen_server_costs_two_seconds_and_not_more(log: RedisEventLog
         os.kill(pid, signal.SIGCONT)
 
     assert all(isinstance(result, Unavailable) for result in results)
-    assert elapsed < 2.5
+    assert elapsed < 2 * TIMEOUT  # nobody waited for it after somebody else had
     await eventually(until_it_works(log))
 
 
@@ -153,7 +154,7 @@ async def test_a_dead_server_fails_requests_fast_and_is_used_again_when_it_is_ba
 
         with pytest.raises(Unavailable):
             await limiter.take("job/2", [only])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(_PATIENCE):
             while True:
                 began = time.monotonic()
                 with pytest.raises(Unavailable):
@@ -162,7 +163,7 @@ async def test_a_dead_server_fails_requests_fast_and_is_used_again_when_it_is_ba
                     break  # no longer waiting for the connection to come back
 
         await server.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(_PATIENCE):
             while True:
                 try:
                     grant = await limiter.take("job/4", [only])  # its scripts are gone with the server
@@ -175,13 +176,13 @@ async def test_a_dead_server_fails_requests_fast_and_is_used_again_when_it_is_ba
 async def test_a_follower_of_a_flushed_log_fails_instead_of_hanging(server: Redis, log: RedisEventLog) -> None:
     follower = log.follow(JOB)
     await log.emit(log.reply_channel, [chunk(1), chunk(2)])
-    assert [(await follower.next(5)).seq, (await follower.next(5)).seq] == [1, 2]
+    assert [(await follower.next(_PATIENCE)).seq, (await follower.next(_PATIENCE)).seq] == [1, 2]
 
     await server.kill()
     await server.start()
 
     with pytest.raises(Unavailable):
-        await follower.next(timeout=10)
+        await follower.next(timeout=_PATIENCE)
 
 
 async def test_an_unreachable_server_is_unavailable_at_once(server: Redis) -> None:

@@ -15,6 +15,7 @@ from tests.e2e.servers import real_servers
 from tests.fakes.upstream import FakeUpstream
 
 KEEP_ALIVE = 0.5  # seconds
+TIMEOUT, STREAM_TIMEOUT = 7.0, 3.0  # seconds that models with faults have: a busy machine takes some for itself
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,7 +74,7 @@ def write_config(folder: Path, upstream: FakeUpstream, *more: dict[str, object])
     """
     openai_base = f"{upstream.url}/v1"
     vendors = ("groq", "deepseek", "together_ai", "fireworks_ai", "openrouter", "xai", "hosted_vllm")
-    short: dict[str, object] = {"timeout": 4, "stream_timeout": 1.5}
+    short: dict[str, object] = {"timeout": TIMEOUT, "stream_timeout": STREAM_TIMEOUT}
     models = [
         model("gpt", "openai/gpt-4o", openai_base),
         model("claude", "anthropic/claude-sonnet-4-5", upstream.url),

@@ -15,8 +15,8 @@ from tests.e2e.preloaded import Running
 from tests.server_process import free_port
 
 MASTER_KEY = "sk-e2e-master-key-1234"
-_START_TIMEOUT = 60.0  # seconds; the machine may be busy with other tests
-_STOP_TIMEOUT = 40.0
+_START_TIMEOUT = 90.0  # seconds; the machine may be busy with other tests
+_STOP_TIMEOUT = 60.0
 _POLL = 0.05
 
 

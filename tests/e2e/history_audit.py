@@ -18,7 +18,7 @@ from shared.accounts import Account
 from tests.e2e.books import UpstreamProcess
 from tests.e2e.histories import Request, cost
 
-_GRACE = 0.05  # seconds in which a hang-up on one connection may be noticed after a request on another
+_GRACE = 0.5  # seconds in which a hang-up on one connection may be noticed after a request on another
 _PROMPT = re.compile(r"request (\d+) of (\w+)")
 _POLL = 0.2  # seconds
 
@@ -35,6 +35,8 @@ class Billed:
     until: float
     tokens: tuple[int, int] | None
     """Of the prompt and of an answer that left in whole."""
+    hung_up: bool
+    """By the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ def _billed(line: dict[str, Any]) -> Billed:
     found = _PROMPT.fullmatch(line["prompt"])
     assert found is not None, line
     tokens = None if line["billed"] is None else (line["billed"][0], line["billed"][1])
-    return Billed(int(found[1]), line["job_id"], int(line["attempt"]), line["at"], line["until"], tokens)
+    return Billed(
+        int(found[1]), line["job_id"], int(line["attempt"]), line["at"], line["until"], tokens, line["hung_up"]
+    )
 
 
 async def ledger(database: str) -> list[Row]:
@@ -98,7 +102,7 @@ def wrong_bills(
 async def spent(accounts: Accounts, bill: Bill, account: Account) -> int:
     """Nano-dollars spent and reserved of the account's budget, as the next request would find it."""
     probe = f"probe-{time.time_ns()}"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             match await accounts.admit(probe, [account], tokens=0, cost=0, ttl=10.0):
                 case Admitted(_, (int() as found,)):
@@ -171,7 +175,8 @@ def over_the_limit(found: Sequence[Flow], limit: int, flushed: Sequence[float]) 
 
 
 def most_at_a_time(bills: Iterable[Billed]) -> int:
-    moments = sorted([(each.at, 1) for each in bills] + [(max(each.at, each.until - _GRACE), -1) for each in bills])
+    ends = [(max(each.at, each.until - _GRACE) if each.hung_up else each.until, -1) for each in bills]
+    moments = sorted([(each.at, 1) for each in bills] + ends)
     most = now = 0
     for _, step in moments:
         now += step

@@ -7,7 +7,7 @@ import aiohttp
 
 from tests.e2e.deployment import MASTER_KEY, Headrace
 
-_PATIENCE = 15.0  # seconds
+_PATIENCE = 60.0  # seconds
 _POLL = 0.05
 
 

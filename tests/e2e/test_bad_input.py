@@ -55,7 +55,7 @@ async def test_a_bad_body_is_refused_by_name(headrace: Headrace, upstream: FakeU
     assert error["code"] == str(status)
     assert param is None or error["param"] == param
     assert upstream.requests == []
-    assert seconds < 1.0, "refused in milliseconds; the bound only allows for a busy machine"
+    assert seconds < 5.0, "refused in milliseconds; the bound only allows for a busy machine"
 
 
 @pytest.mark.parametrize(

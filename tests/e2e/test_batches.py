@@ -42,7 +42,7 @@ async def submit(client: AsyncOpenAI, content: bytes, **options: Any) -> Batch:
 
 async def finished(client: AsyncOpenAI, batch_id: str) -> Batch:
     """The batch at its end. It is asked for as often as a person who is in a hurry would."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while (batch := await client.batches.retrieve(batch_id)).status not in FINAL:
             await asyncio.sleep(0.1)
     return batch
@@ -236,7 +236,7 @@ async def run(headrace: Headrace, *arguments: str, base_url: str | None = None) 
         env={**headrace.environment, "HEADRACE_BASE_URL": base_url or f"{headrace.url}/v1"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
+    output, errors = await asyncio.wait_for(process.communicate(), 100)
     return Ended(process.returncode, output.decode(), errors.decode())
 
 

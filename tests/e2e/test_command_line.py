@@ -157,14 +157,14 @@ async def test_sigterm_finishes_what_is_running(
     folder = tmp_path_factory.mktemp("ended")
     async with deployed(write_config(folder, upstream), servers, folder) as running:
         asking = asyncio.create_task(chat(running, stream))
-        await asyncio.wait_for(upstream.arrived(1), 10)
+        await asyncio.wait_for(upstream.arrived(1), 60)
 
         began = time.monotonic()
         codes = await asyncio.gather(*(each.stop() for each in (*running.apis, *running.workers)))
         answer = await asking
 
     assert codes == [0] * len(codes)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 25  # less than the grace period: there was no need of it
     assert len(upstream.requests) == 1
     assert answer.endswith("data: [DONE]\n\n") if stream else ANSWER in answer
 
@@ -182,7 +182,7 @@ async def headrace(folder: Path, *arguments: str, environment: Mapping[str, str]
     process = Process(arguments, clean | {"COLUMNS": "200"} | (environment or {}), folder / "output.log", folder)
     await process.start()
     assert process.process is not None
-    code = await asyncio.wait_for(process.process.wait(), 40)
+    code = await asyncio.wait_for(process.process.wait(), 90)
     return Ended(code, process.log.read_text())
 
 

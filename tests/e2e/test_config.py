@@ -116,7 +116,7 @@ async def test_the_master_key_is_needed(headrace: Headrace, key: str) -> None:
 async def test_the_database_of_the_config_keeps_the_ledger(client: openai.AsyncOpenAI, headrace: Headrace) -> None:
     await client.chat.completions.create(model="gpt-4o", messages=QUESTION)
 
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not await _json(headrace, "/spend/logs"):
             await asyncio.sleep(0.05)
     if not headrace.servers.distributed:
@@ -177,11 +177,13 @@ async def test_health_asks_every_model(headrace: Headrace, upstream: FakeUpstrea
 async def test_metrics_count_what_happened(client: openai.AsyncOpenAI, headrace: Headrace) -> None:
     await client.chat.completions.create(model="gpt-4o", messages=QUESTION)
 
-    async with _session(MASTER) as session, session.get(f"{headrace.url}/metrics") as answer:
-        page = await answer.text()
+    async with _session(MASTER) as session, asyncio.timeout(60):
+        page = ""
+        while "litellm_in_flight_requests 1.0" not in page:  # an answer's last byte comes before its end is counted
+            async with session.get(f"{headrace.url}/metrics") as answer:
+                page = await answer.text()
 
     assert answer.content_type == "text/plain"
-    assert "litellm_in_flight_requests 1.0" in page
 
 
 async def test_the_documentation_lists_the_routes(headrace: Headrace) -> None:

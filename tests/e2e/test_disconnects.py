@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tests.e2e.conftest import PRICES, model, write_config
 from tests.e2e.deployment import MASTER_KEY, Headrace, Servers, deployed
+from tests.e2e.gauges import all_accepted, few_left
 from tests.e2e.ledger import ledger_rows
 from tests.fakes.upstream import FakeUpstream
 
@@ -20,12 +21,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 AUTHORIZED = {"Authorization": f"Bearer {MASTER_KEY}"}
 QUESTION = [{"role": "user", "content": "What is a headrace?"}]
 PROMPT = 1.0  # seconds in which a provider is hung up on
+PACE = 0.1  # seconds between two words
+_PATIENCE = 30.0  # seconds
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def upstream() -> AsyncIterator[FakeUpstream]:
     """Slow enough to leave in the middle: 6 s for an answer."""
-    async with FakeUpstream(pace=0.1) as fake:
+    async with FakeUpstream() as fake:
         yield fake
 
 
@@ -45,7 +48,8 @@ async def headrace(
 @pytest_asyncio.fixture(loop_scope="module", autouse=True)
 async def nothing_before(upstream: FakeUpstream) -> None:
     upstream.reset()
-    upstream.latency = 0.0
+    upstream.latency, upstream.pace = 0.0, PACE
+    upstream.gate.set()
 
 
 async def test_leaving_a_stream_hangs_up_on_the_provider(headrace: Headrace, upstream: FakeUpstream) -> None:
@@ -74,7 +78,7 @@ async def test_a_stream_that_was_left_is_billed_for_what_it_used(headrace: Headr
 async def test_leaving_a_plain_request_hangs_up_on_the_provider(headrace: Headrace, upstream: FakeUpstream) -> None:
     upstream.latency = 6.0
     waiting = asyncio.create_task(chat(headrace, "priced"))
-    await asyncio.wait_for(upstream.arrived(1), 5)
+    await asyncio.wait_for(upstream.arrived(1), _PATIENCE)
 
     waiting.cancel()
     left = time.time()
@@ -91,19 +95,22 @@ async def test_leaving_a_plain_request_hangs_up_on_the_provider(headrace: Headra
 async def test_leaving_while_queued_never_calls_the_provider(
     headrace: Headrace, upstream: FakeUpstream, stream: bool
 ) -> None:
+    upstream.gate.clear()  # the first keeps the key until the others have left
+    upstream.pace = 0.0
     async with chatting(headrace, "narrow", stream=True) as first:
-        await lines(first, "data: ", 1)
+        await asyncio.wait_for(upstream.arrived(1), _PATIENCE)
         async with chatting(headrace, "narrow", stream=True) as queued:
             await lines(queued, ": keep-alive", 2)
             if not stream:
                 plain = asyncio.create_task(chat(headrace, "narrow", "This one leaves."))
-                await in_flight(headrace, 4)
+                await all_accepted(headrace, [plain], before=2)
                 plain.cancel()
+        await few_left(headrace, 1)
+        await asyncio.sleep(PROMPT)  # by then nobody calls for the others any more
+        upstream.gate.set()
         left_behind = await first.text()
 
-    upstream.pace, pace = 0.0, upstream.pace
     assert await chat(headrace, "narrow", "This one stays.") == 200
-    upstream.pace = pace
     assert "[DONE]" in left_behind
     assert [attempt.body["messages"][0]["content"] for attempt in upstream.requests] == [
         QUESTION[0]["content"],
@@ -116,12 +123,12 @@ async def test_a_key_that_was_in_use_is_free_at_once_when_the_client_leaves(
 ) -> None:
     async with chatting(headrace, "narrow", stream=True) as first:
         await lines(first, "data: ", 1)
-    left = time.monotonic()
+    left = time.time()
 
     async with chatting(headrace, "narrow", stream=True) as second:
         await lines(second, "data: ", 1)
 
-    assert time.monotonic() - left < PROMPT + 1
+    assert upstream.requests[1].at - left < PROMPT + 1
 
 
 @asynccontextmanager
@@ -151,14 +158,3 @@ async def lines(answer: aiohttp.ClientResponse, start: str, count: int) -> None:
         if count == 0:
             return
     raise AssertionError(f"the answer ended before its lines {start!r} had come")
-
-
-async def in_flight(headrace: Headrace, count: int) -> None:
-    """Wait until the api is answering so many requests, this one included."""
-    async with aiohttp.ClientSession(headers=AUTHORIZED) as session, asyncio.timeout(10):
-        while True:
-            async with session.get(f"{headrace.url}/metrics") as answer:
-                page = await answer.text()
-            if float(page.partition("\nlitellm_in_flight_requests ")[2].partition("\n")[0]) >= count:
-                return
-            await asyncio.sleep(0.05)

@@ -70,7 +70,7 @@ async def test_an_api_that_is_told_to_stop_answers_what_it_has_accepted(servers:
 
 async def test_what_outlasts_the_grace_period_is_handed_over_or_ends_in_band(servers: Servers, tmp_path: Path) -> None:
     async with (
-        upstream_process(tmp_path, latency=3.0, pace=0.2) as upstream,
+        upstream_process(tmp_path, latency=3.0, pace=1.0) as upstream,
         deployed(
             write_config(tmp_path, upstream), servers, tmp_path, extra={"HEADRACE_GRACE_SECONDS": "1"}
         ) as headrace,

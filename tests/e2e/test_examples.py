@@ -11,7 +11,7 @@ import pytest_asyncio
 from tests.e2e.deployment import MASTER_KEY, Headrace, Servers, deployed
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 60.0  # seconds
+_PATIENCE = 100.0  # seconds
 
 
 @pytest_asyncio.fixture

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from tests.e2e.conftest import model, write_config
 from tests.e2e.deployment import MASTER_KEY, Headrace, Servers, deployed
+from tests.e2e.gauges import all_accepted
 from tests.e2e.servers import real_servers
 from tests.fakes.upstream import FakeUpstream
 
@@ -18,8 +19,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 REQUESTS, LINES = 240, 240
 """Of the flood."""
-UNDER_WAY = 30
-"""Requests of the flood that have reached the provider before the quiet tenant comes."""
+UNDER_WAY = 16
+"""Requests of the flood that are at the provider when the quiet tenant comes, and stay there until it is heard: how
+fast the machine takes in a flood is not the question."""
 ASKED = 6
 """Requests of the quiet tenant."""
 
@@ -49,13 +51,18 @@ async def test_a_quiet_tenant_does_not_wait_for_anothers_flood(
 ) -> None:
     upstream.reset()
     upstream.latency = latency
+    upstream.gate.clear()
     async with await tenant(headrace, "loud") as loud, await tenant(headrace, "quiet") as quiet:
         batch = await submit(loud, [prompt(name, "line") for _ in range(LINES)])
         flood = [asyncio.create_task(ask(loud, prompt(name, "loud"))) for _ in range(REQUESTS)]
         async with asyncio.timeout(60):
             await upstream.arrived(UNDER_WAY)
+        await all_accepted(headrace, flood)
 
-        quiet_waits = await asyncio.gather(*(ask(quiet, prompt(name, "quiet")) for _ in range(ASKED)))
+        late = [asyncio.create_task(ask(quiet, prompt(name, "quiet"))) for _ in range(ASKED)]
+        await all_accepted(headrace, late, before=REQUESTS)
+        upstream.gate.set()
+        quiet_waits = await asyncio.gather(*late)
 
         upstream.latency = 0.0
         loud_waits = await asyncio.gather(*flood)
@@ -74,12 +81,16 @@ async def test_interactive_work_overtakes_a_batch_that_waits_for_a_key(
 ) -> None:
     upstream.reset()
     upstream.latency = 0.1
+    upstream.gate.clear()
     async with await tenant(headrace, "same") as same:
         batch = await submit(same, [prompt("narrow", "line") for _ in range(LINES)])
         async with asyncio.timeout(60):
             await upstream.arrived(UNDER_WAY)
 
-        await asyncio.gather(*(ask(same, prompt("narrow", "request")) for _ in range(40)))
+        requests = [asyncio.create_task(ask(same, prompt("narrow", "request"))) for _ in range(40)]
+        await all_accepted(headrace, requests)
+        upstream.gate.set()
+        await asyncio.gather(*requests)
 
         upstream.latency = 0.0
         completed = await finished(same, batch)
@@ -128,7 +139,7 @@ async def submit(session: aiohttp.ClientSession, bodies: list[dict[str, Any]]) -
 
 async def finished(session: aiohttp.ClientSession, batch: str) -> int:
     """Lines that were completed, once all are over."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while True:
             async with session.get(f"/v1/batches/{batch}") as response:
                 found = await response.json()

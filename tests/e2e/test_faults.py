@@ -7,6 +7,7 @@ All scenarios run side by side, once for each profile; each test looks at one of
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from tests.e2e.conftest import write_config
+from tests.e2e.conftest import STREAM_TIMEOUT, TIMEOUT, write_config
 from tests.e2e.deployment import MASTER_KEY, Headrace, Servers, deployed
 from tests.fakes.scene import Timings
 from tests.fakes.upstream import ANSWER, Attempt, FakeUpstream
@@ -23,11 +24,13 @@ from tests.fakes.upstream import ANSWER, Attempt, FakeUpstream
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUESTION = [{"role": "user", "content": "What is a headrace?"}]
-TIMINGS = Timings(retry_after=1, first_token=3.0, stall=5.0, silence=9.0, outage=3.0, pace=0.002)
-"""Against time limits of 1.5 s without content for streams and 4 s for plain answers (`write_config`)."""
+TIMINGS = Timings(retry_after=1, first_token=5.0, stall=12.0, silence=16.0, outage=3.0, pace=0.002)
+"""Some seconds from the time limits of `write_config`: 3 s without content for streams, 7 s for plain answers."""
 
-_BUSY = 3.0  # seconds that a busy machine may add
+_BUSY = 7.0  # seconds that a busy machine may add
 _AT_ONCE = 8  # scenarios; the clients and the fake share one process
+_SILENT = ("s06", "s07", "s09", "f07", "f20-a")
+"""Faults that cost time and nothing else: those scenarios wait beside all others."""
 
 
 @dataclass(frozen=True)
@@ -125,23 +128,23 @@ FAILOVER_BENCH = [
     *rescued("s05", (2, 2), 2.0),
     *alone("s05", "pass", (2, 2), 2.0),
     # S06, S07: a route that stayed silent is not asked a second time.
-    Case("rescued/fb-s06", True, "pass", (1, 1), 1.5),
-    Case("rescued/fb-s06", False, "pass", (1, 1), 4.0),
-    Case("fault/fb-s06", True, "safe", (1, 1), 1.5, 408),
-    Case("fault/fb-s06", False, "safe", (1, 1), 4.0, 408),
-    Case("rescued/fb-s07", True, "pass", (1, 1), 1.5),
-    Case("rescued/fb-s07", False, "pass", (1, 1), 3.0),
-    Case("fault/fb-s07", True, "safe", (1, 1), 1.5, 408),
-    Case("fault/fb-s07", False, "pass", (1, 1), 3.0),
+    Case("rescued/fb-s06", True, "pass", (1, 1), STREAM_TIMEOUT),
+    Case("rescued/fb-s06", False, "pass", (1, 1), TIMEOUT),
+    Case("fault/fb-s06", True, "safe", (1, 1), STREAM_TIMEOUT, 408),
+    Case("fault/fb-s06", False, "safe", (1, 1), TIMEOUT, 408),
+    Case("rescued/fb-s07", True, "pass", (1, 1), STREAM_TIMEOUT),
+    Case("rescued/fb-s07", False, "pass", (1, 1), 5.0),
+    Case("fault/fb-s07", True, "safe", (1, 1), STREAM_TIMEOUT, 408),
+    Case("fault/fb-s07", False, "pass", (1, 1), 5.0),
     # S08, S09, S14: words that are out cannot be taken back, so a stream ends with an error. A plain answer is retried.
     Case("rescued/fb-s08", True, "safe", (1, 1), 1.0),
     Case("rescued/fb-s08", False, "pass", (1, 3), 4.0),
     Case("fault/fb-s08", True, "safe", (1, 1), 1.0),
     Case("fault/fb-s08", False, "safe", (1, 3), 4.0, 502),
-    Case("rescued/fb-s09", True, "safe", (1, 1), 2.0),
-    Case("rescued/fb-s09", False, "pass", (1, 1), 4.0),
-    Case("fault/fb-s09", True, "safe", (1, 1), 2.0),
-    Case("fault/fb-s09", False, "safe", (1, 1), 4.0, 408),
+    Case("rescued/fb-s09", True, "safe", (1, 1), STREAM_TIMEOUT + 0.5),
+    Case("rescued/fb-s09", False, "pass", (1, 1), TIMEOUT),
+    Case("fault/fb-s09", True, "safe", (1, 1), STREAM_TIMEOUT + 0.5),
+    Case("fault/fb-s09", False, "safe", (1, 1), TIMEOUT, 408),
     Case("prefill-rescued/fb-s14", True, "safe", (1, 1), 1.0),
     Case("prefill-rescued/fb-s14", False, "pass", (1, 3), 4.0),
     # S10: an event that does not parse.
@@ -173,8 +176,8 @@ REPORTED = [
     Case("patient/fb-f05", True, "pass", (1, 1), 2.0),
     Case("fault/fb-f06", True, "pass", (1, 1), 1.0),
     # F07: comments are not content.
-    Case("rescued/fb-f07", True, "pass", (1, 1), 1.5),
-    Case("fault/fb-f07", True, "safe", (1, 1), 1.5, 408),
+    Case("rescued/fb-f07", True, "pass", (1, 1), STREAM_TIMEOUT),
+    Case("fault/fb-f07", True, "safe", (1, 1), STREAM_TIMEOUT, 408),
     Case("fault/fb-f08-endless", True, "safe", (1, 3), 6.0, 502),
     # F11, F12: odd ends, odd usage.
     *(Case(f"fault/fb-f11-{variant}", True, "pass", (1, 1), 1.0) for variant in "abcd"),
@@ -265,18 +268,18 @@ async def test_the_provider_is_asked_again_when_it_said_to(
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
-        ("rescued-s06", 4.0),
-        ("rescued-s06-stream", 1.5),
-        ("fault-s09", 4.0),
-        ("fault-s09-stream", 1.5),
-        ("rescued-f07-stream", 1.5),
+        ("rescued-s06", TIMEOUT),
+        ("rescued-s06-stream", STREAM_TIMEOUT),
+        ("fault-s09", TIMEOUT),
+        ("fault-s09-stream", STREAM_TIMEOUT),
+        ("rescued-f07-stream", STREAM_TIMEOUT),
     ],
 )
 async def test_an_attempt_that_timed_out_is_hung_up_on(runs: dict[str, Run], name: str, limit: float) -> None:
     [attempt] = runs[name].attempts
 
     assert attempt.hung_up_at is not None
-    assert limit - 0.2 < attempt.hung_up_at - attempt.at < limit + 2.0
+    assert limit - 0.2 < attempt.hung_up_at - attempt.at < limit + 3.0
 
 
 @pytest.mark.parametrize("name", ["rescued-s16", "rescued-s16-stream"])
@@ -323,7 +326,7 @@ async def test_a_pooled_connection_that_fell_silent_is_rescued(client: openai.As
 
 
 async def _play(client: openai.AsyncOpenAI, case: Case, slots: asyncio.Semaphore) -> Run:
-    async with slots:
+    async with contextlib.nullcontext() if any(each in case.model for each in _SILENT) else slots:
         run = await _ask(client, case.asked, stream=case.stream)
         run.healthy_after = (await _ask(client, "gpt", stream=False)).verdict == "pass"
         return run

@@ -44,7 +44,7 @@ async def command(config: Path, theirs: LiteLLMDatabase, *options: str, **variab
     process = Process(arguments, {**headrace.environment, "COLUMNS": "200"}, log, config.parent)
     await process.start()
     assert process.process is not None
-    code = await asyncio.wait_for(process.process.wait(), 60)
+    code = await asyncio.wait_for(process.process.wait(), 100)
     return Ended(code, process.log.read_text())
 
 

@@ -22,7 +22,7 @@ PAID_FOR = 50
 COST = 128_000
 """Nano-dollars of an answer: 8 tokens of prompt and 60 words."""
 MOST_RESERVED = 160_000  # the estimate: a quarter of the body's length, and `max_tokens`
-BUSY = 5.0  # seconds that a busy machine may add
+BUSY = 20.0  # seconds that a busy machine may add
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -41,6 +41,7 @@ async def them(
 async def nothing_before(upstream: FakeUpstream) -> None:
     upstream.reset()
     upstream.latency = 0.3
+    upstream.gate.set()
 
 
 async def test_a_burst_spends_a_budget_and_at_most_one_answer_more(them: Callers, upstream: FakeUpstream) -> None:
@@ -116,7 +117,12 @@ async def test_a_key_that_does_not_wait_is_told_how_long_it_should_have(them: Ca
 async def test_no_more_requests_run_at_a_time_than_the_key_may(them: Callers, upstream: FakeUpstream) -> None:
     key = await them.key(max_parallel_requests=7, on_limit="wait")
 
-    answers = await them.chats(key, 40)
+    upstream.gate.clear()
+    asking = asyncio.create_task(them.chats(key, 40))
+    async with asyncio.timeout(PATIENCE):
+        await upstream.arrived(7)
+    upstream.gate.set()
+    answers = await asking
 
     assert Counter(each.status for each in answers) == {200: 40}
     ends = [(each.ended_at, -1) for each in upstream.requests if each.ended_at is not None]

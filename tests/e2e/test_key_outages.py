@@ -71,7 +71,7 @@ async def _key_with_its_budget_spent(them: Callers) -> Key:
     budget = 9.5 * COST
     key = await them.key(max_budget=budget / NANO)
     spent = 0
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while spent < budget:  # a request may come while the last one's estimate is still reserved, and be refused
             spent += billed([await them.chat(key)])
     await them.recorded(key, spent)

@@ -104,7 +104,7 @@ async def test_no_request_is_lost_or_booked_twice_while_workers_are_killed(serve
 
 async def test_a_job_that_kills_its_workers_is_set_aside_and_its_client_told(servers: Servers, tmp_path: Path) -> None:
     async with (
-        upstream_process(tmp_path, latency=5.0) as upstream,
+        upstream_process(tmp_path, latency=60.0) as upstream,
         deployed(write_config(tmp_path, upstream, ["chat", "poison"]), servers, tmp_path) as headrace,
     ):
         load = Load([headrace.url], concurrency=1)

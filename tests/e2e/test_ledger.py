@@ -168,7 +168,7 @@ async def ask(client: openai.AsyncOpenAI, model: str, *, stream: bool = False, *
 
 async def rows_of(headrace: Headrace, count: int, **filters: str) -> list[dict[str, Any]]:
     """The rows that the filters pick, as soon as there are `count`."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             rows: list[dict[str, Any]] = await get(headrace, "/spend/logs", **filters)
             if len(rows) >= count:

@@ -16,7 +16,7 @@ from tests.fakes.upstream import ANSWER, FakeUpstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SOON = 5.0  # seconds; far less than the 30 s between looks that nobody asked for
+SOON = 15.0  # seconds; far less than the 30 s between looks that nobody asked for
 SECRET = "sk-upstream-secret-7"
 
 

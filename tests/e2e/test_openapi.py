@@ -31,7 +31,8 @@ from tests.fakes.webhooks import SECRET
 
 BOUNDARIES = 16  # cases of an operation, evenly from all that its schema has
 EXAMPLES = 3  # cases of an operation that fit
-PATIENCE = 15.0  # seconds for an answer to begin; a stream that has not ended by then is left
+PATIENCE = 60.0  # seconds for an answer to begin
+STREAM = 15.0  # seconds after which a stream that has not ended is left
 
 OVERLONG = b"Invalid HTTP request received."
 """Uvicorn's answer to a request line over 64 KiB, which no route ever sees."""
@@ -75,7 +76,7 @@ class Client:
     def send(self, case: schemathesis.Case) -> tuple[int, str, bytes]:
         """Status, media type, and as much of the body as comes in time."""
         arguments = case.as_transport_kwargs(base_url=self.url, headers=AUTHORIZED)
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + STREAM
         with self.session.request(**arguments, stream=True, timeout=PATIENCE) as answer:
             body = b""
             for piece in answer.iter_content(65536):

@@ -106,7 +106,7 @@ async def test_nothing_hangs_when_redis_loses_everything_and_new_requests_work_a
     assert tally(load.answers)[End.DROPPED] == 0, failures(load.answers)
     assert slowest(load.answers) < 20 + _LATE
     assert tally(afterwards.answers)[End.OK] == 100, failures(afterwards.answers)
-    assert slowest(afterwards.answers) < 5.0
+    assert slowest(afterwards.answers) < 20 / 2  # half a deadline: none of them waited for it
     assert books.balanced, books
     assert [bucket.in_flight for bucket in buckets] == [0]
     assert all(bucket.tokens is None or bucket.tokens <= TPM for bucket in buckets)

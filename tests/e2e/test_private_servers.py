@@ -1,9 +1,12 @@
 """The private servers stop, crash and come back, because tests of recovery build on that."""
 
+import socket
+
 import asyncpg
 import pytest
 import redis.asyncio
 
+from tests.server_process import Server, ServerFailed, free_port
 from tests.servers import Postgres, Redis
 
 # Not for their use: they decide what happens on a machine without the servers' packages.
@@ -38,6 +41,45 @@ async def test_redis_comes_back_empty_at_the_same_port() -> None:
 
         async with redis.asyncio.from_url(server.url) as client:
             assert await client.get("key") is None
+
+
+def test_no_port_is_given_twice() -> None:
+    ports = [free_port() for _ in range(500)]
+
+    assert len(set(ports)) == len(ports)
+
+
+def test_parallel_test_processes_draw_different_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for worker in ("gw0", "gw1", "gw2", ""):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        drawn.append({free_port() for _ in range(100)})
+
+    assert len(set.union(*drawn)) == sum(map(len, drawn))
+
+
+@pytest.mark.parametrize("kind", [Redis, Postgres])
+async def test_a_first_start_that_finds_its_port_taken_takes_another(kind: type[Server]) -> None:
+    server = kind()
+    with socket.create_server(("127.0.0.1", server.port)):
+        taken = server.port
+
+        async with server:
+            assert server.port not in (taken, 0)
+            assert str(server.port) in server.url
+            assert server.running
+
+
+async def test_a_later_start_keeps_its_port_and_fails_if_that_is_taken() -> None:
+    async with Redis() as server:
+        port = server.port
+        await server.kill()
+
+        with socket.create_server(("127.0.0.1", port)), pytest.raises(ServerFailed):
+            await server.start()
+
+        await server.start()
+        assert server.port == port
 
 
 async def test_closing_a_server_removes_its_data() -> None:

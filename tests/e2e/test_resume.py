@@ -165,7 +165,7 @@ async def test_an_answer_outlives_its_log(fleet: Headrace, session: aiohttp.Clie
 
 async def ended(session: aiohttp.ClientSession, url: str, job_id: str) -> None:
     """Wait until the store has the job's end."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             async with session.get(f"{url}/v1/jobs/{job_id}") as response:
                 if (await response.json()).get("expires_at"):

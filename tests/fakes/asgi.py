@@ -44,7 +44,7 @@ class Exchange:
     async def finished(self) -> Self:
         """Wait until the application has returned."""
         assert self._task is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self._task
         return self
 

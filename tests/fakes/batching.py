@@ -127,7 +127,7 @@ def a_record(job: Job, state: JobState = JobState.QUEUED, **fields: Any) -> JobR
     return replace(JobRecord(job=job, state=state, moved_at=job.accepted_at), **fields)
 
 
-async def eventually(condition: Callable[[], Any], *, seconds: float = 30) -> Any:
+async def eventually(condition: Callable[[], Any], *, seconds: float = 60) -> Any:
     """What `condition` returns once it is true; it may be a coroutine function."""
     import asyncio
     import inspect

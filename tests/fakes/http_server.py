@@ -13,7 +13,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
     """The server's address, while inside."""
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", ws="none", log_config=None))
     task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
     try:

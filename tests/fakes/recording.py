@@ -122,6 +122,6 @@ async def running(queue: Queue, store: Store, **options: Any) -> AsyncIterator["
 
 async def until(condition: Callable[[], object]) -> None:
     """Let others run until the condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)

@@ -227,7 +227,7 @@ class World:
         await self.queue.publish(job)
         self.forget()
         for _ in range(most):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await self.start(await self.consumer.get())
             events = await self.events(job)
             if events and events[-1].last:
@@ -304,6 +304,12 @@ def deployment(id: str, url: str, model: str = "model", **fields: Any) -> Deploy
 
 def leg(*ids: str, provider: str = "openai", group: str = "chat", fallback: bool = False) -> Leg:
     return Leg(provider, group, ids, fallback)
+
+
+async def settled() -> None:
+    """Let everything that is ready, and what follows from it, have its turn."""
+    for _ in range(50):
+        await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], bool]) -> None:

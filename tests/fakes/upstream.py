@@ -78,8 +78,8 @@ class Attempt:
         """For the other log: how it ended."""
         names = ("job_id", "attempt", "model", "at", "status", "billed")
         until = self.ended_at or self.hung_up_at or self.at
-        bill = {**{name: getattr(self, name) for name in names}, "until": until, "prompt": _prompt(self.body)[:200]}
-        return json.dumps(bill)
+        more = {"until": until, "hung_up": self.hung_up_at is not None, "prompt": _prompt(self.body)[:200]}
+        return json.dumps({name: getattr(self, name) for name in names} | more)
 
 
 class FakeUpstream:

@@ -63,7 +63,7 @@ class World:
         return f"http://127.0.0.1:{self.port}/hook?a=1"
 
     async def noted(self) -> WebhookDelivery:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.deliveries.noted.get()
 
 

@@ -82,7 +82,7 @@ class Queue:
         await deliveries.aclose()  # type: ignore[attr-defined]
 
     async def settled(self, *job_ids: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.acked != list(job_ids):
                 self.happened.clear()
                 await self.happened.wait()

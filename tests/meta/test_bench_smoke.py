@@ -16,7 +16,7 @@ async def target() -> AsyncIterator[Target]:
 
 
 async def test_a_closed_loop_counts_answers_and_their_time(target: Target) -> None:
-    sample = await ClosedLoop(target, target.request("bench-latency-20"), 4).run(0.3, warmup=0.05)
+    sample = await ClosedLoop(target, target.request("bench-latency-20"), 4).run(0.6, warmup=0.05)
 
     assert sample.good == sample.answers
     assert len(sample.answers) >= 4
@@ -26,7 +26,7 @@ async def test_a_closed_loop_counts_answers_and_their_time(target: Target) -> No
 async def test_a_closed_loop_sees_every_event_of_every_stream(target: Target) -> None:
     load = ClosedLoop(target, target.request("bench", stream=True), 4)
 
-    sample = await load.run(0.2, warmup=0.0)
+    sample = await load.run(0.5, warmup=0.0)
 
     assert sample.answers
     assert all(answer.is_whole_stream(upstream.PACED_EVENTS) for answer in sample.answers)
@@ -34,7 +34,7 @@ async def test_a_closed_loop_sees_every_event_of_every_stream(target: Target) ->
 
 
 async def test_a_stream_that_lost_an_event_is_not_whole(target: Target) -> None:
-    sample = await ClosedLoop(target, target.request("bench-events-63", stream=True), 1).run(0.1, warmup=0.0)
+    sample = await ClosedLoop(target, target.request("bench-events-63", stream=True), 1).run(0.5, warmup=0.0)
 
     assert sample.answers
     assert not any(answer.is_whole_stream(upstream.PACED_EVENTS) for answer in sample.answers)
@@ -49,9 +49,9 @@ async def test_an_open_loop_asks_at_its_rate_whatever_the_answers_take(target: T
 async def test_a_server_that_is_away_is_a_lost_request(target: Target) -> None:
     nobody = Target(1)
 
-    sample = await ClosedLoop(nobody, nobody.request("bench"), 1).run(0.1, warmup=0.0)
+    sample = await ClosedLoop(nobody, nobody.request("bench"), 1).run(0.5, warmup=0.0)
 
-    assert [answer.status for answer in sample.answers] == [0]
+    assert {answer.status for answer in sample.answers} == {0}
 
 
 def test_medians_hold_what_a_system_adds_to_going_direct_in_the_same_run() -> None:

@@ -31,7 +31,7 @@ from shared.jobs import CLAIM_CHECK_BYTES, Job
 from shared.settings import Settings
 from tests.fakes.api import Api, api
 from tests.fakes.clock import FakeClock
-from tests.fakes.seams import NotedQueue, until
+from tests.fakes.seams import NotedQueue, settled, until
 
 CALLER = Principal("hash-of-key")
 
@@ -224,7 +224,7 @@ async def test_a_queue_that_stays_away_fails_the_request_at_its_deadline(
     desk.clock.advance(30)
 
     with pytest.raises(Unavailable):
-        await followed.follower.next(5)
+        await followed.follower.next(60)
     followed.follower.close()
 
 
@@ -237,7 +237,7 @@ async def test_a_full_lane_fails_the_request_at_once(log: MemoryEventLog) -> Non
     second = await desk.admission.enter(desk.job())
 
     with pytest.raises(QueueFull) as caught:
-        await second.follower.next(5)
+        await second.follower.next(60)
     assert caught.value.retry_after is not None
     assert len(queue.published) == 2
     for each in (first, second):
@@ -250,7 +250,8 @@ async def test_a_full_lane_fails_the_request_at_once(log: MemoryEventLog) -> Non
 async def test_a_full_lane_is_a_429_with_a_wait(it: Api) -> None:
     await it.worker.pause("openai", 60)
     first = it.chat()
-    await asyncio.sleep(0.01)
+    while not (await it.queue.stats())[0].depth:
+        await asyncio.sleep(0.001)
 
     second = await it.chat().finished()
 
@@ -307,7 +308,7 @@ async def test_jobs_that_are_still_followed_are_published_again_when_the_queue_m
     desk = Desk(log, queue)
     waiting = await desk.admission.enter(desk.job())
     await desk.admission.enter(desk.job())  # nobody keeps what it returns: its client is gone
-    await asyncio.sleep(0.01)  # the confirms
+    await settled()  # the confirms
 
     queue.forget()
 

@@ -128,7 +128,7 @@ async def test_silent_servers_are_given_up_together(tmp_path: Path, monkeypatch:
     async def silent() -> None:
         await asyncio.Event().wait()
 
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         findings = await findings_of(config_of(tmp_path, TEXT, **SECRETS), {"queue": silent, "events": silent})
 
     assert findings["server", "queue"].state is State.ERROR

@@ -180,7 +180,7 @@ async def test_a_retry_is_a_new_durable_job_on_the_batch_lane_and_takes_the_lett
 
     answer = await it.ask("POST", "/v1/dead/a/retry")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         again = await it.next_job()
     record = await it.backends.store.jobs.get(again.id)
     assert answer.status == 202

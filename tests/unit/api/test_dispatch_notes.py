@@ -81,7 +81,7 @@ async def test_closing_does_not_wait_for_a_store_that_is_away(jobs: Jobs, notes:
     jobs.away = 1000
     notes.add("a")
 
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         await notes.close()
 
     assert jobs.moves == []

@@ -65,7 +65,7 @@ async def test_the_job_is_on_the_batch_lane_and_its_row_holds_what_was_asked(it:
 async def test_a_job_on_its_lane_is_noted_as_dispatched_soon(it: Api) -> None:
     exchange = await it.chat(headers=ASYNC).finished()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (await stored(it, exchange.json["id"])).state is not JobState.DISPATCHED:
             await asyncio.sleep(0.01)
 
@@ -320,7 +320,7 @@ DEDUPED = {"x-headrace-dedupe": "body"}
 async def test_identical_requests_in_flight_are_one_job(it: Api) -> None:
     exchanges = [it.chat(headers=DEDUPED) for _ in range(5)]
     job = await it.next_job()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(it.log._tails.of(job.id)) < 4:  # the others have found it; whoever comes after its end starts anew
             await asyncio.sleep(0.001)
     await it.completed(job, body=b'{"answer": 1}')

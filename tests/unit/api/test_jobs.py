@@ -36,6 +36,16 @@ async def stranger(it: Api) -> dict[str, str]:
     return {"authorization": f"Bearer {made['key']}"}
 
 
+async def dispatched(it: Api, job: Job) -> None:
+    """Wait until the store knows that the job is on its lane."""
+    while True:
+        record = await it.backends.store.jobs.get(job.id)
+        assert record is not None
+        if record.state is not JobState.QUEUED:
+            return
+        await asyncio.sleep(0.005)
+
+
 # Looking
 
 
@@ -224,7 +234,8 @@ async def test_queued_and_running_jobs_are_told_apart(it: Api) -> None:
     waiting, running, done = [await accepted(it) for _ in range(3)]
     await begin(it, running)
     await end(it, done)
-    await asyncio.sleep(0.1)  # until the first two are noted as dispatched
+    for job in (waiting, running):
+        await dispatched(it, job)
 
     async def listed(status: str) -> list[str]:
         return [job["id"] for job in (await it.ask("GET", f"/v1/jobs?status={status}")).json["data"]]

@@ -107,7 +107,7 @@ async def test_dead_jobs_run_again(it: Api, run: Run) -> None:
 
     result = await run("dead", "retry", "a", "b")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         jobs = [await it.next_job() for _ in range(2)]
     assert result.exit_code == 0
     assert result.stdout.split() == [job.id for job in jobs]

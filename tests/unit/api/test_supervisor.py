@@ -50,7 +50,7 @@ class Family:
     def descriptors(self) -> set[str]:
         return {line.split()[1] for line in self._log.read_text().splitlines()}
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "it did not happen"
@@ -58,7 +58,7 @@ class Family:
 
     def end(self) -> int:
         self.parent.send_signal(signal.SIGTERM)
-        return self.parent.wait(10)
+        return self.parent.wait(60)
 
 
 @pytest.fixture

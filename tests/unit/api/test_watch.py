@@ -28,7 +28,7 @@ class Source:
         return {key: len(self.asked) for key in keys if key != "missing"}
 
     async def readings(self, number: int) -> None:
-        async with asyncio.timeout(5), self._read:
+        async with asyncio.timeout(60), self._read:
             await self._read.wait_for(lambda: len(self.asked) >= number)
 
 
@@ -71,7 +71,7 @@ async def test_what_is_looked_at_is_read_again_and_again(it: Watch[str, int], so
 async def test_what_nobody_looks_at_is_let_go(it: Watch[str, int], source: Source, quick: None) -> None:
     it.look("a")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while it._entries:
             await asyncio.sleep(0.001)
 

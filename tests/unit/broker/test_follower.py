@@ -49,7 +49,7 @@ class World:
                 self.follower.ring(chunk(seq))
 
     async def read(self, count: int) -> list[int]:
-        return [(await self.follower.next(timeout=5)).seq for _ in range(count)]
+        return [(await self.follower.next(timeout=60)).seq for _ in range(count)]
 
 
 async def test_events_of_the_doorbell_need_no_log() -> None:
@@ -121,7 +121,7 @@ async def test_a_read_that_fails_is_taken_up_again() -> None:
     world.emit(2)
 
     with pytest.raises(Unavailable):
-        await world.follower.next(timeout=5)
+        await world.follower.next(timeout=60)
 
     assert await world.read(2) == [1, 2]
 
@@ -143,7 +143,7 @@ async def test_a_read_that_fails_because_all_is_closed_is_the_end_and_no_error()
 
 async def ended(follower: LogFollower) -> bool:
     with pytest.raises(StopAsyncIteration):
-        await follower.next(timeout=5)
+        await follower.next(timeout=60)
     return True
 
 
@@ -180,7 +180,7 @@ async def test_a_log_that_is_shorter_than_what_was_delivered_is_lost() -> None:
     world.follower.distrust()
 
     with pytest.raises(Unavailable, match="lost events"):
-        await world.follower.next(timeout=5)
+        await world.follower.next(timeout=60)
 
 
 async def test_a_failure_waits_for_what_came_before_it_and_hides_what_comes_later() -> None:
@@ -194,7 +194,7 @@ async def test_a_failure_waits_for_what_came_before_it_and_hides_what_comes_late
 
     assert await world.read(3) == [1, 2, 3]
     with pytest.raises(QueueFull):
-        await world.follower.next(timeout=5)
+        await world.follower.next(timeout=60)
 
 
 async def test_the_last_event_closes_it_once() -> None:

@@ -143,7 +143,7 @@ async def test_an_announced_change_is_there_at_once() -> None:
 
         await it.log.announce_change(MODELS)
 
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(live_catalog.LOOK_EVERY / 2):
             await until(lambda: "stored" in it.catalog.models())
 
 

@@ -134,7 +134,7 @@ async def test_a_fault_before_the_first_content_reaches_nobody(line: Line, fault
 @pytest.mark.parametrize("fault", ["fb-s08", "fb-s09", "fb-f14-c", "fb-f20-b", "fb-f20-c", "fb-f20-d"])
 async def test_a_fault_after_the_first_content_is_known_to_be_one(line: Line, fault: str) -> None:
     with pytest.raises(AppError):
-        await line.call(fault, stream=True, stream_timeout=1.0)
+        await line.call(fault, stream=True, stream_timeout=2.0)
 
     assert line.attempt.committed
     assert line.attempt.best_usage().output > 0
@@ -156,7 +156,7 @@ async def test_pings_do_not_count_as_content(line: Line) -> None:
 async def test_content_just_within_the_limit_keeps_a_stream_alive(line: Line) -> None:
     line.upstream.timings = Timings(stall=0.2, pace=0.0)
 
-    await line.call("fb-f10", stream=True, stream_timeout=0.5)
+    await line.call("fb-f10", stream=True, stream_timeout=1.5)  # the ten words take longer in all
 
     assert line.attempt.committed
 

@@ -108,7 +108,7 @@ async def test_accounts_that_do_not_answer_hold_up_neither_an_ack_nor_the_worker
     await desk.close()
 
     assert task is not None
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4  # less than it would wait otherwise
     task.cancel()
 
 

@@ -9,7 +9,7 @@ from broker.records import JobRecord
 from shared.errors import Unavailable
 from shared.events import Event, Kind
 from shared.jobs import Job, JobState, Status
-from tests.fakes.seams import World, deployment, error_of, leg, started, world
+from tests.fakes.seams import World, deployment, error_of, leg, settled, started, world
 from tests.fakes.upstream import FakeUpstream
 from workers import reports, transcript
 from workers.run import Run
@@ -23,7 +23,7 @@ async def test_the_answer_does_not_wait_for_its_record_and_the_ack_does(one: Wor
     follower = one.log.follow(job.id)
     running = one.start(await one.deliver(job))
 
-    answer = await follower.next(5.0)
+    answer = await follower.next(60)
     await one.queue.recording.reached.wait()
 
     assert answer.kind is Kind.COMPLETED
@@ -246,7 +246,7 @@ class Waiting:
         self._holding = self.it.start(await self.it.deliver(self._first))
         await self.upstream.arrived(1)
         self.running = self.it.start(await self.it.deliver(self.job))
-        await asyncio.sleep(0.01)
+        await settled()
         return self
 
     async def its_turn(self) -> None:
@@ -254,7 +254,7 @@ class Waiting:
         self.upstream.latency = 0.0
         await self.it.log.cancel(self._first.id)
         await self._holding
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self.running
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -32,7 +32,7 @@ async def test_batches_are_acked_after_their_commit(queue: Queue, store: Store) 
 
 
 async def test_outcomes_that_come_together_are_written_together(queue: Queue, store: Store) -> None:
-    async with running(queue, store, linger=0.05):
+    async with running(queue, store, linger=3600.0, prefetch=3):
         queue.put("a")
         await until(lambda: queue.unacked == 1)
         queue.put("b", "c")
@@ -150,14 +150,17 @@ async def test_what_was_received_is_written_when_cancelled(queue: Queue, store: 
     assert queue.acked == ["a", "b"]
 
 
-async def test_cancelled_while_the_store_is_away_it_ends_at_once_and_acks_nothing(queue: Queue, store: Store) -> None:
+async def test_cancelled_while_the_store_is_away_it_ends_at_once_and_acks_nothing(
+    queue: Queue, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_FIRST_RETRY", 3600.0)
     store.away = True
     queue.put("a")
 
     async with running(queue, store) as task:
         await store.called.wait()
         task.cancel()
-        async with asyncio.timeout(0.15):  # less than the first retry
+        async with asyncio.timeout(60):  # less than the first retry
             await asyncio.gather(task, return_exceptions=True)
 
     assert queue.acked == []

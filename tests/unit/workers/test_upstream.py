@@ -176,7 +176,7 @@ async def test_a_refused_connection_is_unreachable_within_a_moment(upstream: Ups
     with pytest.raises(UpstreamUnreachable, match="cannot connect"):
         await read(upstream, closed)
 
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
 
 
 async def test_a_name_that_does_not_resolve_is_unreachable_and_says_so(upstream: Upstream) -> None:
@@ -263,7 +263,7 @@ async def test_a_task_that_is_cancelled_hangs_up(upstream: Upstream) -> None:
 
         waiting.cancel()
 
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             await it.hung_up.wait()
 
 
@@ -278,7 +278,7 @@ async def test_leaving_in_the_middle_of_a_body_hangs_up(upstream: Upstream) -> N
             async for _ in response.iter_bytes():
                 break
 
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             await it.hung_up.wait()
 
 

@@ -66,7 +66,7 @@ class Pool:
 
     async def stop(self) -> None:
         self.stopping.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self.running
 
     async def kinds(self, job: Job) -> list[Kind]:
@@ -80,7 +80,7 @@ class Pool:
 
 @asynccontextmanager
 async def pool(
-    concurrency: int = 10, grace: float = 5.0, providers: Sequence[str] | None = ("openai",)
+    concurrency: int = 10, grace: float = 30.0, providers: Sequence[str] | None = ("openai",)
 ) -> AsyncIterator[Pool]:
     async with FakeUpstream() as upstream, MemoryQueue(1000) as queue, MemoryEventLog() as log:
         limits = {"rpm": None, "tpm": None, "max_parallel_requests": None}
@@ -140,22 +140,24 @@ async def test_a_worker_of_some_providers_takes_no_jobs_of_others(monkeypatch: p
 
 async def test_no_more_jobs_run_than_the_concurrency_allows() -> None:
     async with pool(concurrency=3) as it:
-        it.upstream.latency = 0.1
+        it.upstream.gate.clear()
         await it.submit(7)
         await it.upstream.arrived(3)
         await asyncio.sleep(0)
 
         assert it.worker.in_flight == 3
         assert await it.depth() == (4, 3)
+        it.upstream.gate.set()
 
 
 async def test_the_gauge_of_running_jobs_follows_them_and_returns_to_zero() -> None:
     async with pool() as it:
-        it.upstream.latency = 0.2
+        it.upstream.gate.clear()
         await it.submit(3)
         await it.upstream.arrived(3)
 
         assert metrics.REGISTRY.get_sample_value("headrace_worker_jobs_running") == 3
+        it.upstream.gate.set()
         await until(lambda: it.worker.in_flight == 0)
         assert metrics.REGISTRY.get_sample_value("headrace_worker_jobs_running") == 0
 
@@ -246,10 +248,12 @@ async def test_a_heartbeat_reports_the_jobs_in_flight_and_then_that_they_have_le
                     return lane
                 await asyncio.sleep(0.005)
 
-        it.upstream.latency = 0.2
+        it.upstream.gate.clear()
         await it.submit(3)
-        async with asyncio.timeout(5):
-            busy, idle = await reported(3), await reported(0)
+        async with asyncio.timeout(60):
+            busy = await reported(3)
+            it.upstream.gate.set()
+            idle = await reported(0)
 
         assert (busy.drain_rate, idle.drain_rate > 0) == (0.0, True)
         await it.stop()
