@@ -50,6 +50,7 @@ from api.routes import (
     users,
     webhooks,
 )
+from api.turns import Turns
 from api.uploads import Slots
 from broker import gate
 from broker.backends import Backends
@@ -122,6 +123,7 @@ def create_app(
         durable=DurableJobs(backends, clock, relay, finder, admission),
         clock=clock,
         uploads=Slots(settings.max_uploads),
+        turns=Turns(),
         customer_header=settings.management.user_header_name,
         live=live,
     )

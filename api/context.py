@@ -13,6 +13,7 @@ from api.job_finder import JobFinder
 from api.lane_board import LaneBoard
 from api.rate_limits import RateBoard
 from api.relay import Relay
+from api.turns import Turns
 from api.uploads import Slots
 from broker.backends import Backends
 from broker.live_catalog import LiveCatalog
@@ -37,6 +38,7 @@ class Context:
     durable: DurableJobs
     clock: Clock
     uploads: Slots
+    turns: Turns
     customer_header: str
     """One more header that names the end user; empty for none."""
     live: LiveCatalog | None = None

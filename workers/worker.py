@@ -87,6 +87,9 @@ class Worker:
             self._running.add(task)
             self._census.taken(delivery.job)
             task.add_done_callback(partial(self._ended, delivery.job))
+            # One at a time: jobs that are taken in one turn of the loop take every step of theirs in one, and end
+            # together, and whoever comes meanwhile waits for all of them.
+            await asyncio.sleep(0)
 
     def _ended(self, job: Job, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)

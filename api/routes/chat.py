@@ -50,6 +50,7 @@ async def _create(request: Request, model: str | None) -> Response:
     policy = principal.policy
     if policy.allowed_routes:
         route_access.require(policy, request.scope["path"])
+    await context.turns.wait(principal.team or principal.key)
     body = await read_body(request, headers, context.settings.max_body_bytes)
     envelope = chat_request.parse(body, model)
     wished = wishes.of(headers, context.customer_header)
