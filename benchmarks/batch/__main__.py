@@ -7,7 +7,8 @@ Four questions, on loopback, with RabbitMQ, Redis and PostgreSQL of the run's ow
 
     rate    10,000 lines over an upstream that takes 50 ms: Headrace (one api, one worker, ledger on), Celery with the
             `openai` client (RabbitMQ and Redis, gevent and threads), an asyncio script with the `openai` client
-    start   background jobs at 50 a second: milliseconds from the client's call to the request's arrival upstream
+    start   background jobs at 50 a second: milliseconds from the client's call to the worker's start, and to the
+            request's arrival upstream
     memory  one batch of 50,000 lines: how every process grows from the first 1,000 lines to the last
     quiet   a tenant that asks ten times a second: how long its requests wait for a worker and a key, alone and beside
             another tenant's batch of 10,000 lines and bursts of 500 requests

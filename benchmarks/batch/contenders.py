@@ -5,15 +5,17 @@ import json
 import os
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
+import asyncpg
 
 from benchmarks import peers, processes
 from benchmarks.load import percentile
 from benchmarks.systems import KEY, System
-from tests.servers import RabbitMQ, Redis
+from tests.servers import Postgres, RabbitMQ, Redis
 
 HERE = Path(__file__).parent
 Numbers = dict[str, float]
@@ -74,7 +76,8 @@ class Headrace:
         return {"rate": lines / seconds, "right": right, "seconds": seconds, **cpu}
 
     async def starts(self, seconds: float) -> Numbers:
-        """Background jobs in an open loop; every body carries the time at which the client began to send it."""
+        """Background jobs in an open loop: milliseconds from the client's call to the start of the worker's attempt, as
+        the ledger has it, and to the request's arrival upstream, for which each body carries the time of its call."""
         await self._upstream("POST", "/reset")
         async with self._session() as session:
             began = asyncio.get_running_loop().time()
@@ -82,13 +85,19 @@ class Headrace:
             for number in range(int(_START_RATE * seconds)):
                 await asyncio.sleep(max(began + number / _START_RATE - asyncio.get_running_loop().time(), 0.0))
                 calls.append(asyncio.create_task(self._background(session)))
-            statuses = await asyncio.gather(*calls)
+            called = dict(await asyncio.gather(*calls))
+        called.pop("", None)
         async with asyncio.timeout(30):
-            while len(ages := (await self._upstream("GET", "/stats"))["ages"]) < len(statuses):
+            while len(ages := (await self._upstream("GET", "/stats"))["ages"]) < len(called):
                 await asyncio.sleep(0.1)
+            while len(started := await _starts(called)) < len(called):
+                await asyncio.sleep(0.1)
+        waits = [(started[job] - called[job]) * 1000 for job in called]
         return {
-            "jobs": len(statuses),
-            "accepted": statuses.count(202),
+            "jobs": len(calls),
+            "accepted": len(called),
+            "start_p50": percentile(waits, 0.50),
+            "start_p99": percentile(waits, 0.99),
             "p50": percentile(ages, 0.50),
             "p99": percentile(ages, 0.99),
         }
@@ -145,7 +154,9 @@ class Headrace:
                 right += bool(json.loads(line)["response"]["body"]["choices"][0]["message"]["content"])
         return right
 
-    async def _background(self, session: aiohttp.ClientSession) -> int:
+    async def _background(self, session: aiohttp.ClientSession) -> tuple[str, float]:
+        """The job's id, empty when it was refused, and when the client made the call."""
+        called = time.time()
         body = {
             "model": "bench-stamp",
             "messages": [{"role": "user", "content": "Hello"}],
@@ -154,7 +165,7 @@ class Headrace:
         headers = {"Prefer": "respond-async"}
         async with session.post(f"{self._base}/v1/chat/completions", json=body, headers=headers) as response:
             await response.read()
-            return response.status
+            return (response.headers["x-headrace-job-id"] if response.status == 202 else "", called)
 
     async def _get(self, session: aiohttp.ClientSession, path: str) -> dict[str, Any]:
         async with session.get(self._base + path) as response:
@@ -164,6 +175,17 @@ class Headrace:
         url = f"http://127.0.0.1:{self._system.upstream}{path}"
         async with aiohttp.ClientSession() as session, session.request(method, url) as response:
             return await answered(response)
+
+
+async def _starts(jobs: Collection[str]) -> dict[str, float]:
+    """When their attempts began, as far as the ledger has them: seconds since the epoch, by the worker's clock, which
+    is this machine's."""
+    connection = await asyncpg.connect(os.environ[Postgres.variable])
+    try:
+        rows = await connection.fetch("SELECT job_id, started_at FROM ledger WHERE job_id = ANY($1)", list(jobs))
+    finally:
+        await connection.close()
+    return {row["job_id"]: row["started_at"] for row in rows}
 
 
 class Celery:
