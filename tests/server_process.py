@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 START_TIMEOUT = 90.0  # seconds; RabbitMQ needs about 6 on an idle machine and several times that on a busy one
 _STOP_TIMEOUT = 20.0  # seconds until a server that ignores the polite signal is killed
 _MEMORY = Path("/dev/shm")
-_ROOM = 6 << 30  # bytes; the data of a whole run is a third of that
+_ROOM = 3 << 30  # bytes; a whole run takes a third of that at most
 POLL = 0.05  # seconds between two looks at a server that is starting
 _TRIES = 4  # of a first start whose ports somebody else took in the meantime
 

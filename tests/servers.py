@@ -90,6 +90,7 @@ class Postgres(Server):
             # Safe against a crash of the server, which is what tests cause, though not of the machine.
             "fsync": "off",
             "full_page_writes": "off",
+            "max_wal_size": "256MB",  # the data may be in memory
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         await self._spawn(str(self._binary("postgres")), "-D", str(data), *options, user=self._user)
