@@ -19,10 +19,11 @@ def enter(arguments: Sequence[str], program: str = "benchmarks") -> NoReturn:
 
 
 def start_servers(arguments: Sequence[str], program: str = "benchmarks") -> NoReturn:
-    """Start this program again, as the child of a process that keeps RabbitMQ, Redis and PostgreSQL running."""
+    """Start this program again, as the child of a process that keeps RabbitMQ, Redis and PostgreSQL running, on a disk
+    and with every commit safe there."""
     for name in [name for name in os.environ if name.startswith("HEADRACE_TEST_")]:
         del os.environ[name]  # servers outside cannot be reached
-    _replace([sys.executable, "-m", "tests.servers", "--", *_program(program, arguments)])
+    _replace([sys.executable, "-m", "tests.servers", "--durable", "--", *_program(program, arguments)])
 
 
 def raise_loopback() -> None:

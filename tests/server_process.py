@@ -35,10 +35,14 @@ class Server:
     """The environment variable that hands the address to the tests."""
     polite: ClassVar[signal.Signals] = signal.SIGTERM
     rude: ClassVar[signal.Signals] = signal.SIGKILL
+    durable: ClassVar[bool] = False
+    """On a disk, and as safe there as in production: for measuring. Else data is in memory where there is room."""
 
     def __init__(self) -> None:
         # Not below the checkout: PostgreSQL runs as another user, who may not be allowed to look into it.
-        self.folder = Path(tempfile.mkdtemp(prefix=f"headrace-{self.name}-", dir=_in_memory()))
+        self.folder = Path(
+            tempfile.mkdtemp(prefix=f"headrace-{self.name}-", dir=None if self.durable else _in_memory())
+        )
         self.folder.chmod(0o755)
         self._draw_ports()
         self._started = False

@@ -87,11 +87,14 @@ class Postgres(Server):
             "port": str(self.port),
             "unix_socket_directories": str(data),
             "max_connections": "200",
-            # Safe against a crash of the server, which is what tests cause, though not of the machine.
-            "fsync": "off",
-            "full_page_writes": "off",
-            "max_wal_size": "256MB",  # the data may be in memory
         }
+        if not self.durable:
+            settings |= {
+                # Safe against a crash of the server, which is what tests cause, though not of the machine.
+                "fsync": "off",
+                "full_page_writes": "off",
+                "max_wal_size": "256MB",  # the data may be in memory
+            }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         await self._spawn(str(self._binary("postgres")), "-D", str(data), *options, user=self._user)
 
@@ -229,10 +232,14 @@ async def _run_command(command: Sequence[str], env: Mapping[str, str]) -> int:
 
 
 def main() -> None:
-    if sys.argv[1:2] != ["--"] or len(sys.argv) < 3:
-        sys.exit("usage: python -m tests.servers -- COMMAND [ARGUMENT ...]")
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--durable"]:
+        Server.durable = True
+        del arguments[0]
+    if arguments[:1] != ["--"] or len(arguments) < 2:
+        sys.exit("usage: python -m tests.servers [--durable] -- COMMAND [ARGUMENT ...]")
     try:
-        status = asyncio.run(run(sys.argv[2:]))
+        status = asyncio.run(run(arguments[1:]))
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGINT)
     except ExceptionGroup as group:
