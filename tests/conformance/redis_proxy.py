@@ -29,6 +29,11 @@ class RedisProxy:
         for writer in self._clients:
             writer.write(answer)
 
+    def end(self) -> None:
+        """As a server that says its last word; what clients still write is for nobody."""
+        for writer in self._clients:
+            writer.write_eof()
+
     def cut(self) -> None:
         for writer in self._writers:
             writer.transport.abort()

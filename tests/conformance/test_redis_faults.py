@@ -6,21 +6,17 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import redis.asyncio
 
-from broker import redis_pipe, redis_subscription
 from broker.events.redis import RedisEventLog, connect
 from broker.interfaces import Candidate, Grant, Limits
 from broker.limits import redis as limits
 from broker.redis_pipe import TIMEOUT, Pipe
-from broker.redis_subscription import Subscription
 from shared.errors import Unavailable
 from shared.events import Event, Kind
-from tests.conformance.redis_proxy import RedisProxy, proxy_before
 from tests.servers import Redis
 
 ROOT = Path(__file__).parents[2]
@@ -42,36 +38,9 @@ async def admin(server: Redis) -> AsyncIterator["redis.asyncio.Redis"]:
 
 
 @pytest.fixture
-async def proxy(server: Redis) -> AsyncIterator[RedisProxy]:
-    async with proxy_before(server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 async def log(server: Redis) -> AsyncIterator[RedisEventLog]:
     async with connect(server.url) as log:
         yield log
-
-
-class Listener:
-    """What a subscription to `channel` told."""
-
-    def __init__(self) -> None:
-        self.heard = asyncio.Queue[bytes]()
-        self.up = asyncio.Event()
-        self.down = asyncio.Event()
-
-    def on_down(self) -> None:
-        self.up.clear()
-        self.down.set()
-
-
-@asynccontextmanager
-async def listening(url: str) -> AsyncIterator[Listener]:
-    listener = Listener()
-    handlers = {"channel": listener.heard.put_nowait}
-    async with Subscription(url, handlers, on_up=listener.up.set, on_down=listener.on_down):
-        yield listener
 
 
 def chunk(seq: int) -> Event:
@@ -244,117 +213,6 @@ async def test_a_congested_socket_delays_commands_and_loses_none(server: Redis) 
             pipe.flush()
 
         assert [(await future)[1] for future in futures] == [len(value)] * 8
-
-
-async def test_commands_behind_a_congestion_outlive_the_connection_that_breaks_in_it(proxy: RedisProxy) -> None:
-    async with Pipe(proxy.url, timeout=30) as pipe:
-        await pipe.call("PING")
-        proxy.listening.clear()
-        written = pipe.submit(("SET", "large", b"x" * 64_000_000))  # more than all sockets between take
-        pipe.flush()
-        behind = pipe.submit(("ECHO", "behind"))
-        pipe.flush()
-
-        proxy.cut()
-        proxy.listening.set()
-
-        with pytest.raises(Unavailable, match="lost before the answer"):
-            await written
-        assert await behind == [b"behind"]
-
-
-async def test_no_more_than_a_bound_waits_behind_a_congestion(
-    proxy: RedisProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redis_pipe, "_MAX_UNSENT", 65_000_000)
-    async with Pipe(proxy.url, timeout=30) as pipe:
-        await pipe.call("PING")
-        proxy.listening.clear()
-        written = pipe.submit(("SET", "large", b"x" * 64_000_000))
-        pipe.flush()
-        behind = pipe.submit(("STRLEN", "large"), ("SET", "large", b"x" * 64_000_000))
-        pipe.flush()
-
-        with pytest.raises(Unavailable, match="does not keep up"):
-            await pipe.submit(("SET", "large", b"x" * 1_500_000))
-        proxy.listening.set()
-        assert await written == [b"OK"]
-        assert await behind == [64_000_000, b"OK"]
-
-
-@pytest.mark.parametrize(
-    ("said", "complaint"),
-    [
-        (b"+OK\r\n", "nobody asked for"),
-        (b"-ERR what?\r\n", "nobody asked for"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "Protocol error"),
-    ],
-)
-async def test_a_server_out_of_step_is_hung_up_on(
-    proxy: RedisProxy, said: bytes, complaint: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with Pipe(proxy.url) as pipe:
-        await pipe.call("PING")
-        await eventually(proxy.accepted.acquire())
-
-        proxy.say(said)
-
-        await eventually(proxy.accepted.acquire())
-        assert await pipe.call("ECHO", "again") == b"again"
-    assert [complaint in record.getMessage() for record in caplog.records] == [True]
-
-
-async def test_nonsense_on_the_wire_is_nobodys_answer(proxy: RedisProxy) -> None:
-    async with Pipe(proxy.url) as pipe:
-        asked = pipe.submit(("BLPOP", "nothing", 0))
-        pipe.flush()
-
-        proxy.say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        with pytest.raises(Unavailable, match="lost before the answer"):
-            await asked
-        assert await pipe.call("ECHO", "again") == b"again"
-
-
-async def test_a_server_that_says_too_much_in_the_handshake_is_unavailable() -> None:
-    left = asyncio.Event()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"LIB-VER")
-        writer.write(b"+OK\r\n+OK\r\n+OK\r\n")
-        await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        left.set()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        host, port = server.sockets[0].getsockname()
-
-        with pytest.raises(Unavailable, match="nobody asked for"):
-            async with Pipe(f"redis://{host}:{port}"):
-                pass
-        await eventually(left.wait())
-
-
-@pytest.mark.parametrize("said", [b"+OK\r\n", b"-NOPERM no\r\n", b"*2\r\n$3\r\nnew\r\n:1\r\n", b"?"])
-async def test_a_subscription_out_of_step_is_made_again(proxy: RedisProxy, said: bytes) -> None:
-    async with listening(proxy.url) as listener, redis.asyncio.from_url(proxy.url) as other:
-        proxy.say(said)
-
-        await eventually(listener.down.wait())
-        await eventually(listener.up.wait())
-        await other.publish("channel", "news")
-        assert await asyncio.wait_for(listener.heard.get(), 10) == b"news"
-
-
-async def test_a_silent_subscription_is_made_again(proxy: RedisProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_subscription, "_HEARTBEAT", 0.2)
-    async with listening(proxy.url) as listener:
-        proxy.listening.clear()
-
-        await eventually(listener.down.wait())
-        proxy.listening.set()
-        await eventually(listener.up.wait())
 
 
 async def test_cancelling_a_caller_leaves_the_answers_of_others_in_place(server: Redis) -> None:
