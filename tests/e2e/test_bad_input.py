@@ -47,7 +47,8 @@ async def test_a_bad_body_is_refused_by_name(headrace: Headrace, upstream: FakeU
     body, status, message, param = BAD[case]
     upstream.reset()
 
-    found, error, seconds = await post(headrace, body, AUTHORIZED)
+    found, error, _ = await post(headrace, body, AUTHORIZED)
+    quickest = min([(await post(headrace, body, AUTHORIZED))[2] for _ in range(3)])  # of several: others use the machine
 
     assert found == status
     assert message in error["message"]
@@ -55,7 +56,7 @@ async def test_a_bad_body_is_refused_by_name(headrace: Headrace, upstream: FakeU
     assert error["code"] == str(status)
     assert param is None or error["param"] == param
     assert upstream.requests == []
-    assert seconds < 5.0, "refused in milliseconds; the bound only allows for a busy machine"
+    assert quickest < 0.25, "refused in milliseconds; the bound only allows for a busy machine"
 
 
 @pytest.mark.parametrize(
