@@ -7,7 +7,7 @@ One api and one worker with RabbitMQ, Redis and PostgreSQL of the run's own, an 
 chat with one key after another: the master key, a key that nothing limits, one with limits, and one with limits and a
 budget whose team and user have budgets too. Beside them LiteLLM with its master key: it keeps keys in a database only,
 which it reaches through an engine that Prisma's own server has and no package registry. The kinds are interleaved; the
-results are medians.
+results are medians, and of what a kind adds the median of the rounds' differences.
 """
 
 import argparse
@@ -183,7 +183,10 @@ def _page(found: Mapping[str, list[Numbers]], load_average: float) -> str:
     def row(kind: str) -> str:
         rate, p50 = median(each.rate for each in found[kind]), median(each.p50 for each in found[kind])
         ours = "worker" in found[kind][0].cpu
-        added = f"{cpu(kind, 'api') - cpu(_BASE, 'api'):+.3f}" if ours else ""
+        pairs = zip(
+            found[kind], found[_BASE], strict=True
+        )  # a round's: the machine's speed drifts from one to the next
+        added = f"{median(each.cpu['api'] - base.cpu['api'] for each, base in pairs):+.3f}" if ours else ""
         worker = f"{cpu(kind, 'worker'):.3f}" if ours else ""
         return f"| {kind} | {rate:.0f} | {p50:.1f} | {cpu(kind, 'api'):.3f} | {added} | {worker} |"
 
