@@ -1,7 +1,7 @@
 """A job: one request on its way from the api to a worker, and the outcome of each attempt at it."""
 
 from collections.abc import Mapping
-from dataclasses import field, fields, replace
+from dataclasses import MISSING, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -141,8 +141,12 @@ class Job:
         return replace(self, attempt=self.attempt + 1, leg=self.leg + 1, retries=0, avoid="")
 
 
-_META: Mapping[str, Any] = {each.name: each.default for each in fields(Job) if each.name != "body"}
-"""Fields that travel in the header, and their defaults; `MISSING` is no field's value."""
+_ALWAYS = frozenset({"lane", "tags"})
+"""Workers of the version before this one want them, during an upgrade."""
+_META: Mapping[str, Any] = {
+    each.name: MISSING if each.name in _ALWAYS else each.default for each in fields(Job) if each.name != "body"
+}
+"""Fields that travel in the header, and the values that need not: `MISSING` is no field's."""
 _LISTS = frozenset({"accounts", "barred", "tags"})
 
 CLAIM_CHECK_BYTES = 1024 * 1024
