@@ -57,7 +57,7 @@ async def _listen(app: FastAPI, settings: Settings, listening: socket.socket, gr
         access_log=False,
         log_level="warning",
         server_header=False,
-        proxy_headers=False,  # `asgi` reads them where somebody looks at them
+        proxy_headers=False,  # `create_app` reads them where somebody looks at them
         timeout_keep_alive=_KEEPALIVE,
         timeout_graceful_shutdown=int(settings.grace_seconds),
     )

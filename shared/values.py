@@ -9,14 +9,13 @@ not made for each request stay what they are.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["value"]
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as value
 else:
-    Class = TypeVar("Class", bound=type)
 
     def value(*, frozen: bool, slots: bool, **options: Any):
         """`dataclass` without the check at run time. Equality and hash are those of a frozen one."""
