@@ -92,7 +92,7 @@ class Stage:
         folder, config = self._headrace("embedded", limited)
         port, pid = await self._headrace_process(folder, config, "serve", "--port", {})
         target = Target(port, headers=_bearer(KEY))
-        return System("embedded", target, {"embedded": pid}, ("embedded",), target, limited)
+        return System("embedded", target, {"embedded": pid}, ("embedded",), limited=target, limited_upstream=limited)
 
     async def _distributed(self) -> System:
         limited, _ = await self._start_upstream()
@@ -111,7 +111,7 @@ class Stage:
         servers = {role: processes.child(os.getppid(), command) for role, command in commands.items()}
         target = Target(port, headers=_bearer(KEY))
         own = {"api": api, "worker": worker}
-        return System("distributed", target, own | servers, tuple(own), target, limited)
+        return System("distributed", target, own | servers, tuple(own), limited=target, limited_upstream=limited)
 
     def _headrace(self, name: str, limited: int) -> tuple[Path, Path]:
         """Its folder and config."""
@@ -145,7 +145,9 @@ class Stage:
         )  # fmt: skip
         await _answers(port, "/health/liveliness", process, folder)
         target = Target(port, headers=_bearer(KEY))
-        return System("litellm", target, {"litellm": process.pid}, ("litellm",), target, limited)
+        return System(
+            "litellm", target, {"litellm": process.pid}, ("litellm",), limited=target, limited_upstream=limited
+        )
 
     async def _portkey(self) -> System:
         folder = self._folder / "portkey"
