@@ -50,7 +50,6 @@ from api.routes import (
     users,
     webhooks,
 )
-from api.turns import Turns
 from api.uploads import Slots
 from broker import gate
 from broker.backends import Backends
@@ -59,6 +58,9 @@ from shared.catalog import Catalog
 from shared.clock import Clock, SystemClock
 from shared.errors import AppError
 from shared.settings import Settings
+from shared.turns import Turns
+
+_BEGINNINGS = 16  # chat requests that begin in one turn of the event loop; a few milliseconds of work
 
 _PAGES = (
     chat,
@@ -123,7 +125,7 @@ def create_app(
         durable=DurableJobs(backends, clock, relay, finder, admission),
         clock=clock,
         uploads=Slots(settings.max_uploads),
-        turns=Turns(),
+        turns=Turns(_BEGINNINGS),
         customer_header=settings.management.user_header_name,
         live=live,
     )

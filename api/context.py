@@ -13,7 +13,6 @@ from api.job_finder import JobFinder
 from api.lane_board import LaneBoard
 from api.rate_limits import RateBoard
 from api.relay import Relay
-from api.turns import Turns
 from api.uploads import Slots
 from broker.backends import Backends
 from broker.live_catalog import LiveCatalog
@@ -21,6 +20,7 @@ from shared.catalog import Catalog
 from shared.clock import Clock
 from shared.errors import PermissionDenied
 from shared.settings import Settings
+from shared.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from shared.clock import Clock
 from shared.errors import AppError, UpstreamBroken, UpstreamTimeout
 from shared.events import Event, Kind
 from shared.jobs import Job, Usage
+from shared.turns import Turns
 from workers import hints
+from workers.line import standing
 from workers.providers.base import Adapter, Call, Chunk, StreamDecoder
 from workers.sse import SseDecoder
 from workers.transcript import Transcript
@@ -25,6 +27,7 @@ _DRAIN_AFTER_FINISH = 2.0  # seconds to wait for usage and the terminator once t
 _MAX_HELD = 64  # chunks held back before the first content; lifecycle frames, never more than a few
 _SECRET_HEADERS = frozenset({"set-cookie", "authorization", "x-api-key", "x-goog-api-key"})
 _MAX_HEADERS = 50
+_ANSWERS = 4  # that are worked on in one turn of the event loop; a millisecond or two
 
 
 @dataclass(slots=True)
@@ -89,6 +92,7 @@ class Caller:
         self._log = log
         self._clock = clock
         self._worker_id = worker_id
+        self._turns = Turns(_ANSWERS)
 
     async def perform(self, attempt: Attempt, adapter: Adapter, call: Call) -> bytes:
         """The answer's body; empty for a stream, whose chunks have been emitted on the way.
@@ -109,6 +113,8 @@ class Caller:
                 async with self._upstream.send(request, lambda: self._note_start(attempt)) as response:
                     if call.stream:
                         total.reschedule(end)
+                    if not standing(attempt.job).first:  # those are few, and others' answers shall not delay them
+                        await self._turns.wait(attempt.job.tenant)
                     attempt.headers = _public(response.headers)
                     if response.status >= 300:
                         raise await self._error(adapter, response)

@@ -1,9 +1,11 @@
 """One call: what becomes an event, what is held back, what a fault turns into."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
 
+import orjson
 import pytest
 
 from shared.catalog import Deployment
@@ -16,7 +18,7 @@ from shared.errors import (
     UpstreamTimeout,
 )
 from shared.events import Event, Kind
-from shared.jobs import Job, Leg
+from shared.jobs import FIRST, Job, Leg
 from tests.fakes.clock import FakeClock
 from tests.fakes.scene import Timings
 from tests.fakes.seams import NotedLog
@@ -39,17 +41,23 @@ class Line:
     clock: FakeClock
     attempts: list[Attempt] = field(default_factory=list)
 
-    async def call(self, model: str, *, stream: bool = False, seconds: float = 60.0, **fields: object) -> bytes:
+    async def call(
+        self, model: str, *, stream: bool = False, seconds: float = 60.0, precedence: int = 0, **fields: object
+    ) -> bytes:
         """The answer's body. The attempt itself is kept, whatever becomes of it."""
         deployment = Deployment("d", "chat", "openai", model, api_base=f"{self.upstream.url}/v1", **fields)  # type: ignore[arg-type]
         request = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], "stream": stream}
         now = self.clock.now()
         route = (Leg("openai", "chat", ("d",)),)
         job = Job("job", "chat.completions", "chat", route, b"x" * 40, "", now, now + seconds, stream=stream)
+        job = replace(job, precedence=precedence)
         attempt = Attempt(job, deployment, 0.25, self.clock.monotonic(), now)
         self.attempts.append(attempt)
         call = preparation.call(job, request, deployment, now)
         return await self.caller.perform(attempt, registry.adapter("openai"), call)
+
+    def behind(self, gate: "_Gate") -> "Line":
+        return replace(self, caller=Caller(gate, self.log, self.clock, "this-worker"))  # type: ignore[arg-type]  # all that is used of one
 
     @property
     def attempt(self) -> Attempt:
@@ -82,6 +90,68 @@ async def test_a_note_is_left_before_the_call(line: Line) -> None:
     (note,) = await line.log.replay("job")
     assert note.kind is Kind.STARTED
     assert (note.meta["attempt"], note.meta["worker"], note.meta["deployment"]) == (1, "this-worker", "d")
+
+
+class _Gate:
+    """A provider whose answers all come in one turn of the event loop."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.worked_on = 0
+        self._open = asyncio.Event()
+
+    def send(self, *_: object) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        self.calls += 1
+        await self._open.wait()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+    status = 200
+    headers: Mapping[str, str] = {}
+
+    async def read(self) -> bytes:
+        self.worked_on += 1
+        return orjson.dumps({"id": "1", "choices": [{"message": {"role": "assistant", "content": "hello"}}]})
+
+    async def answers(self, calls: int) -> None:
+        while self.calls < calls:
+            await asyncio.sleep(0)
+        self._open.set()
+
+
+async def test_answers_that_come_together_are_worked_on_a_few_at_a_time(line: Line) -> None:
+    gate = _Gate()
+    line = line.behind(gate)
+    calls = [asyncio.create_task(line.call("gpt")) for _ in range(20)]
+    await gate.answers(20)
+
+    turns = []
+    while gate.worked_on < 20:
+        before = gate.worked_on
+        await asyncio.sleep(0)
+        turns.append(gate.worked_on - before)
+
+    await asyncio.gather(*calls)
+    assert max(turns) == module._ANSWERS
+
+
+async def test_the_answer_of_a_first_job_waits_for_no_others(line: Line) -> None:
+    gate = _Gate()
+    line = line.behind(gate)
+    calls = [asyncio.create_task(line.call("gpt")) for _ in range(20)]
+    first = asyncio.create_task(line.call("gpt", precedence=FIRST))
+    await gate.answers(21)
+
+    await first
+    worked_on = gate.worked_on
+
+    await asyncio.gather(*calls)
+    assert worked_on <= 2 * module._ANSWERS + 1
 
 
 async def test_the_provider_can_tell_attempts_apart(line: Line) -> None:

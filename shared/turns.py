@@ -1,21 +1,18 @@
-"""Who is next when more requests come in one turn of the event loop than it should do at once.
+"""Who is next when more comes in one turn of the event loop than it should do at once.
 
-What a turn publishes leaves at its end, and nobody else has a turn meanwhile: a burst of 500 requests would keep a
-request of somebody else waiting for all of them.
+What a turn publishes leaves at its end, and nobody else has a turn meanwhile: a burst of 500 requests, or of 60
+providers' answers, would keep a request of somebody else waiting for all of them.
 """
 
 import asyncio
 from collections import deque
 
-MOST = 16
-"""Requests that begin in one turn; a few milliseconds of work."""
-
 
 class Turns:
-    """Lets the first `most` requests of a turn begin at once, and the others in later turns: one of each tenant, then
-    the next of each. As many wait as the server has connections."""
+    """Lets the first `most` that come in a turn go on at once, and the others in later turns: one of each tenant, then
+    the next of each. As many wait as there are connections."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
         self._left = most
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by tenant, whose turn is next first
@@ -41,7 +38,7 @@ class Turns:
             first = line.popleft()
             if line:
                 self._waiting[tenant] = line  # behind all others
-            if not first.done():  # or its request was given up
+            if not first.done():  # or it was given up
                 first.set_result(None)
                 self._left -= 1
         self._due = self._left < self._most

@@ -1,9 +1,9 @@
-"""Requests begin a few at a time, and a tenant's burst does not go before another's single request."""
+"""A few go on at a time, and a tenant's burst does not go before another's single request."""
 
 import asyncio
 from collections.abc import Sequence
 
-from api.turns import Turns
+from shared.turns import Turns
 
 
 class Scene:
