@@ -20,6 +20,7 @@ from workers.upstream import Upstream
 
 _BEAT = 1.0  # seconds between announcements
 _LOOK = 1.0  # seconds between looks for providers that came with a new model
+_STARTS = 4  # jobs that begin in one turn of the event loop; a millisecond
 _BEAT_TTL = 4.0  # seconds without one after which other workers take this one for dead
 
 log = structlog.get_logger()
@@ -81,15 +82,18 @@ class Worker:
 
     async def _take(self, consumer: Consumer, pipeline: Pipeline) -> None:
         while True:
-            delivery = await consumer.get()
-            # The set owns the task until it ends; `_drain` awaits what is left.
-            task = asyncio.create_task(self._run(delivery, consumer, pipeline))
-            self._running.add(task)
-            self._census.taken(delivery.job)
-            task.add_done_callback(partial(self._ended, delivery.job))
-            # One at a time: jobs that are taken in one turn of the loop take every step of theirs in one, and end
-            # together, and whoever comes meanwhile waits for all of them.
+            # Few at a time: jobs that are taken in one turn of the loop take every step of theirs in one, and whoever
+            # comes meanwhile waits for all of them. More than one, because what they ask Redis is then one write.
+            for _ in range(_STARTS):
+                self._start(await consumer.get(), consumer, pipeline)
             await asyncio.sleep(0)
+
+    def _start(self, delivery: Delivery, consumer: Consumer, pipeline: Pipeline) -> None:
+        # The set owns the task until it ends; `_drain` awaits what is left.
+        task = asyncio.create_task(self._run(delivery, consumer, pipeline))
+        self._running.add(task)
+        self._census.taken(delivery.job)
+        task.add_done_callback(partial(self._ended, delivery.job))
 
     def _ended(self, job: Job, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)

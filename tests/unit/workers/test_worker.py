@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from structlog.testing import capture_logs
@@ -147,6 +148,20 @@ async def test_no_more_jobs_run_than_the_concurrency_allows() -> None:
 
         assert it.worker.in_flight == 3
         assert await it.depth() == (4, 3)
+        it.upstream.gate.set()
+
+
+async def test_jobs_that_lie_ready_begin_a_few_at_a_time() -> None:
+    async with pool(concurrency=20) as it:
+        it.upstream.gate.clear()
+        await it.submit(20)
+
+        begun = [it.worker.in_flight]
+        while begun[-1] < 20:
+            await asyncio.sleep(0)
+            begun.append(it.worker.in_flight)
+
+        assert max(after - before for before, after in pairwise(begun)) == module._STARTS
         it.upstream.gate.set()
 
 
