@@ -113,8 +113,8 @@ class Caller:
                 async with self._upstream.send(request, lambda: self._note_start(attempt)) as response:
                     if call.stream:
                         total.reschedule(end)
-                    if not standing(attempt.job).first:  # those are few, and others' answers shall not delay them
-                        await self._turns.wait(attempt.job.tenant)
+                    # First jobs are few, and others' answers shall not delay them.
+                    await self._turns.wait(attempt.job.tenant, first=standing(attempt.job).first)
                     attempt.headers = _public(response.headers)
                     if response.status >= 300:
                         raise await self._error(adapter, response)

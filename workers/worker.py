@@ -12,6 +12,7 @@ from shared import metrics
 from shared.errors import AppError, Unavailable
 from shared.ids import uuid7
 from shared.jobs import Job
+from shared.turns import Company
 from workers.attempt import Caller
 from workers.census import Census
 from workers.outcomes import OutcomeWriter
@@ -81,12 +82,17 @@ class Worker:
             await seams.log.announce(self.id, 0)
 
     async def _take(self, consumer: Consumer, pipeline: Pipeline) -> None:
+        company = Company()
+        begun = 0
         while True:
+            delivery = await consumer.get()
+            self._start(delivery, consumer, pipeline)
+            begun += 1
             # Few at a time: jobs that are taken in one turn of the loop take every step of theirs in one, and whoever
             # comes meanwhile waits for all of them. More than one, because what they ask Redis is then one write.
-            for _ in range(_STARTS):
-                self._start(await consumer.get(), consumer, pipeline)
-            await asyncio.sleep(0)
+            if company.beside(delivery.job.tenant) and begun >= _STARTS:
+                begun = 0
+                await asyncio.sleep(0)
 
     def _start(self, delivery: Delivery, consumer: Consumer, pipeline: Pipeline) -> None:
         # The set owns the task until it ends; `_drain` awaits what is left.

@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
+from shared import turns
 from shared.turns import Turns
 
 
@@ -30,6 +33,46 @@ class Scene:
         return self.begun
 
 
+async def beside_others(most: int) -> Scene:
+    """Where other tenants have come a moment ago."""
+    it = Scene(most)
+    for tenant in "xy":
+        await it.turns.wait(tenant)
+    await it.turn()
+    await it.turn()
+    return it
+
+
+async def test_who_is_alone_waits_for_no_turn() -> None:
+    it = Scene(most=2)
+
+    it.come("a" * 7)
+
+    assert len(await it.turn()) == 7
+
+
+async def test_others_are_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = await beside_others(most=2)
+    monkeypatch.setattr(turns, "_LATELY", -1.0)
+
+    it.come("y" * 7)
+
+    assert len(await it.turn()) == 7
+
+
+async def test_who_goes_first_does_not_wait_and_makes_others_take_turns() -> None:
+    it = Scene(most=2)
+    await it.turns.wait("loud")
+    it.come(["loud"] * 3)
+    await it.turn()  # they were alone
+
+    await it.turns.wait("quiet", first=True)
+    it.come(["loud"] * 7)
+
+    assert it.begun == ["loud"] * 3
+    assert len(await it.turn()) == 2
+
+
 async def test_few_requests_begin_at_once() -> None:
     it = Scene(most=2)
 
@@ -39,7 +82,7 @@ async def test_few_requests_begin_at_once() -> None:
 
 
 async def test_no_turn_has_more_than_its_share_of_a_burst() -> None:
-    it = Scene(most=2)
+    it = await beside_others(most=2)
     it.come("a" * 7)
 
     turns = []
@@ -50,7 +93,7 @@ async def test_no_turn_has_more_than_its_share_of_a_burst() -> None:
 
 
 async def test_who_sends_one_request_does_not_wait_behind_a_burst() -> None:
-    it = Scene(most=2)
+    it = await beside_others(most=2)
     it.come("a" * 10)
     await it.turn()
 
@@ -62,14 +105,14 @@ async def test_who_sends_one_request_does_not_wait_behind_a_burst() -> None:
 
 
 async def test_tenants_take_turns_and_each_keeps_its_order() -> None:
-    it = Scene(most=1)
+    it = await beside_others(most=1)
     it.come("aaabbb")
 
     assert "".join(await it.all()) == "aababb"
 
 
 async def test_a_request_that_was_given_up_takes_no_place() -> None:
-    it = Scene(most=1)
+    it = await beside_others(most=1)
     it.come("aab")
     await it.turn()
 
@@ -80,7 +123,7 @@ async def test_a_request_that_was_given_up_takes_no_place() -> None:
 
 
 async def test_an_idle_server_has_nothing_scheduled() -> None:
-    it = Scene(most=1)
+    it = await beside_others(most=1)
     it.come("a")
     await it.all()
     await it.turn()

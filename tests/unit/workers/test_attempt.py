@@ -42,7 +42,14 @@ class Line:
     attempts: list[Attempt] = field(default_factory=list)
 
     async def call(
-        self, model: str, *, stream: bool = False, seconds: float = 60.0, precedence: int = 0, **fields: object
+        self,
+        model: str,
+        *,
+        stream: bool = False,
+        seconds: float = 60.0,
+        precedence: int = 0,
+        key: str = "",
+        **fields: object,
     ) -> bytes:
         """The answer's body. The attempt itself is kept, whatever becomes of it."""
         deployment = Deployment("d", "chat", "openai", model, api_base=f"{self.upstream.url}/v1", **fields)  # type: ignore[arg-type]
@@ -50,7 +57,7 @@ class Line:
         now = self.clock.now()
         route = (Leg("openai", "chat", ("d",)),)
         job = Job("job", "chat.completions", "chat", route, b"x" * 40, "", now, now + seconds, stream=stream)
-        job = replace(job, precedence=precedence)
+        job = replace(job, precedence=precedence, key=key)
         attempt = Attempt(job, deployment, 0.25, self.clock.monotonic(), now)
         self.attempts.append(attempt)
         call = preparation.call(job, request, deployment, now)
@@ -127,7 +134,7 @@ class _Gate:
 async def test_answers_that_come_together_are_worked_on_a_few_at_a_time(line: Line) -> None:
     gate = _Gate()
     line = line.behind(gate)
-    calls = [asyncio.create_task(line.call("gpt")) for _ in range(20)]
+    calls = [asyncio.create_task(line.call("gpt", key=f"key-{number % 2}")) for number in range(20)]
     await gate.answers(20)
 
     turns = []
@@ -137,13 +144,14 @@ async def test_answers_that_come_together_are_worked_on_a_few_at_a_time(line: Li
         turns.append(gate.worked_on - before)
 
     await asyncio.gather(*calls)
-    assert max(turns) == module._ANSWERS
+    assert turns[0] == module._ANSWERS + 1  # the very first was alone
+    assert max(turns[1:]) == module._ANSWERS
 
 
 async def test_the_answer_of_a_first_job_waits_for_no_others(line: Line) -> None:
     gate = _Gate()
     line = line.behind(gate)
-    calls = [asyncio.create_task(line.call("gpt")) for _ in range(20)]
+    calls = [asyncio.create_task(line.call("gpt", key=f"key-{number % 2}")) for number in range(20)]
     first = asyncio.create_task(line.call("gpt", precedence=FIRST))
     await gate.answers(21)
 

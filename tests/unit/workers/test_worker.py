@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import cycle, pairwise
 
 import pytest
 from structlog.testing import capture_logs
@@ -41,7 +41,10 @@ class Pool:
     stopping: asyncio.Event
     running: "asyncio.Task[None]"
 
-    async def submit(self, count: int = 1, *, stream: bool = False, route: tuple[Leg, ...] = ()) -> list[Job]:
+    async def submit(
+        self, count: int = 1, *, stream: bool = False, route: tuple[Leg, ...] = (), keys: Sequence[str] = ("",)
+    ) -> list[Job]:
+        """Jobs of these keys in turn."""
         now = SystemClock().now()
         body = BODY.replace(b"{", b'{"stream": true, ', 1) if stream else BODY
         route = route or (leg("a"),)
@@ -49,6 +52,7 @@ class Pool:
             Job(uuid7(), "chat.completions", "chat", route, body, self.log.reply_channel, now, now + 60, stream=stream)
             for _ in range(count)
         ]
+        jobs = [replace(job, key=key) for job, key in zip(jobs, cycle(keys), strict=False)]
         for job in jobs:
             await self.queue.publish(job)
         return jobs
@@ -151,17 +155,18 @@ async def test_no_more_jobs_run_than_the_concurrency_allows() -> None:
         it.upstream.gate.set()
 
 
-async def test_jobs_that_lie_ready_begin_a_few_at_a_time() -> None:
+@pytest.mark.parametrize(("keys", "most"), [(("one", "other"), module._STARTS), (("one",), 20)])
+async def test_jobs_of_several_tenants_that_lie_ready_begin_a_few_at_a_time(keys: Sequence[str], most: int) -> None:
     async with pool(concurrency=20) as it:
         it.upstream.gate.clear()
-        await it.submit(20)
+        await it.submit(20, keys=keys)
 
         begun = [it.worker.in_flight]
         while begun[-1] < 20:
             await asyncio.sleep(0)
             begun.append(it.worker.in_flight)
 
-        assert max(after - before for before, after in pairwise(begun)) == module._STARTS
+        assert max(after - before for before, after in pairwise(begun)) == most
         it.upstream.gate.set()
 
 
