@@ -156,10 +156,12 @@ class Batches(Protocol):
 
     async def find(self, query: BatchQuery) -> list[BatchRecord]: ...
 
-    async def take_in(self, batch_id: str, records: Sequence[JobRecord], progress: Progress) -> bool:
-        """In one transaction: add these lines, count them, and note how far the file has been read. Bad lines come as
-        failed jobs with an ending. False, having written nothing, when the batch is no longer validating or its
-        progress is already at or past this."""
+    async def take_in(
+        self, batch_id: str, records: Sequence[JobRecord], progress: Progress, *, held: bool = True
+    ) -> bool:
+        """In one transaction: add these lines, count them, and note how far the file has been read. Lines that are
+        `held` may not run before the batch is in progress. Bad lines come as failed jobs with an ending. False, having
+        written nothing, when the batch is no longer validating or its progress is already at or past this."""
         ...
 
     async def known_custom_ids(self, batch_id: str, custom_ids: Sequence[str]) -> set[str]:

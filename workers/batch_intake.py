@@ -1,12 +1,12 @@
 """The intake: reads a batch's file, line by line in bounded memory, and makes a queued job of each good line.
 
 A bad line is a failed job with its number; it never fails the batch. How far the file was read is committed together
-with the lines, so that an intake that dies goes on where it was.
+with the lines, so that an intake that dies goes on where it was. What was taken in runs while the rest is being read.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -25,6 +25,7 @@ from shared.jobs import Ending, Job, JobState, Lane
 from workers import batch_line
 from workers.batch_line import BadLine
 from workers.json_lines import Line, LineCutter
+from workers.provider_batches.consigner import Consigner
 
 IDLE = 0.2  # seconds between looks for a new batch
 _CHUNK_LINES = 200  # in one transaction
@@ -47,18 +48,17 @@ class BatchIntake:
         catalog: Catalog,
         clock: Clock,
         on_ready: Callable[[], None] = lambda: None,
-        before_release: Callable[[BatchRecord], Awaitable[None]] | None = None,
+        consigner: Consigner | None = None,
         policies: PolicyCache | None = None,
     ) -> None:
-        """`before_release` is awaited when all lines of a batch are in the store and none may run yet; it may be called
-        again for the same batch. `on_ready` is called when lines may be released. `policies` say which models the
-        batch's key may call; without them, all."""
+        """`on_ready` is called when lines may be released. `policies` say which models the batch's key may call;
+        without them, all."""
         self._batches = store.batches
         self._files = store.files
         self._catalog = catalog
         self._clock = clock
         self._on_ready = on_ready
-        self._before_release = before_release
+        self._consigner = consigner
         self._policies = policies
         self._planner = JobPlanner(catalog, random.Random(), reply_to="", timeout=0.0)
 
@@ -78,7 +78,7 @@ class BatchIntake:
         return IDLE
 
     async def take_in(self, batch: BatchRecord) -> None:
-        """Read the rest of the batch's file; then its lines may run."""
+        """Read the rest of the batch's file. Lines may run as they come, unless the consigner has to see all first."""
         try:
             problem = None if batch.bytes_read else await self._survey(batch)
             if problem is not None:
@@ -90,8 +90,8 @@ class BatchIntake:
             message = f"The input file {batch.input_file_id} is gone."
             await self._fail(batch, _problem("file_not_found", message, "input_file_id"))
             return
-        if self._before_release is not None:
-            await self._before_release(batch)
+        if self._consigner is not None:
+            await self._consigner.consign(batch)
         moved = await self._batches.move(
             batch.id, BatchStatus.IN_PROGRESS, self._clock.now(), expected=[BatchStatus.VALIDATING]
         )
@@ -159,23 +159,30 @@ class BatchIntake:
     async def _put(self, batch: BatchRecord, chunk: Sequence[Line], progress: Progress) -> bool:
         records = await self._records(batch, chunk)
         try:
-            return await self._batches.take_in(batch.id, records, progress)
+            taken = await self._add(batch, records, progress)
         except InvalidRequest as error:
             log.warning("batch_lines_refused", batch=batch.id, reason=error.message)
-        return await self._put_singly(batch, chunk, records)
+            taken = await self._put_singly(batch, chunk, records)
+        if taken:
+            self._on_ready()
+        return taken
 
     async def _put_singly(self, batch: BatchRecord, chunk: Sequence[Line], records: Sequence[JobRecord]) -> bool:
         """The store refuses one of the lines: that one becomes a bad line."""
         for line, record in zip(chunk, records, strict=True):
             progress = Progress(line.number, line.end)
             try:
-                taken = await self._batches.take_in(batch.id, [record], progress)
+                taken = await self._add(batch, [record], progress)
             except InvalidRequest as error:
                 bad = self._bad(batch, line, BadLine("invalid_request", error))
-                taken = await self._batches.take_in(batch.id, [bad], progress)
+                taken = await self._add(batch, [bad], progress)
             if not taken:
                 return False
         return True
+
+    async def _add(self, batch: BatchRecord, records: Sequence[JobRecord], progress: Progress) -> bool:
+        held = self._consigner is not None and self._consigner.interested(batch)
+        return await self._batches.take_in(batch.id, records, progress, held=held)
 
     async def _records(self, batch: BatchRecord, chunk: Sequence[Line]) -> list[JobRecord]:
         records = []

@@ -144,8 +144,8 @@ class Keeper:
     def _batches(self) -> dict[str, _Run]:
         around = self._surroundings
         store, catalog, clock = around.backends.store, around.catalog, around.clock
-        consign = Consigner(store, catalog, clock).consign
-        intake = BatchIntake(store, catalog, clock, self._wake_feeder, consign, self._gate.policies)
+        consigner = Consigner(store, catalog, clock)
+        intake = BatchIntake(store, catalog, clock, self._wake_feeder, consigner, self._gate.policies)
         output = BatchOutput(around.backends, around.clock)
         return {
             "batch intake": Rounds("batch intake", intake.round, self._lease("intake", _TTL)).run,

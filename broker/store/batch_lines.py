@@ -21,7 +21,9 @@ _PAGE_BYTES = 4 * 1024 * 1024  # of answers; a page with one line only may be la
 _FAILED = (JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED)
 
 
-async def take_in(connection: AsyncConnection, batch_id: str, records: Sequence[JobRecord], progress: Progress) -> bool:
+async def take_in(
+    connection: AsyncConnection, batch_id: str, records: Sequence[JobRecord], progress: Progress, *, held: bool
+) -> bool:
     here = sa.and_(
         batches.c.id == batch_id,
         batches.c.status == BatchStatus.VALIDATING,
@@ -34,7 +36,7 @@ async def take_in(connection: AsyncConnection, batch_id: str, records: Sequence[
     }
     if (await connection.execute(sa.update(batches).where(here).values(values))).rowcount == 0:
         return False
-    if records and not await job_rows.insert(connection, records, held=True):
+    if records and not await job_rows.insert(connection, records, held=held):
         raise InvalidRequest(f"the lines of {batch_id} are in the store already")
     await job_endings.count(connection, [(batch_id, each.ending) for each in records if each.ending is not None])
     return True

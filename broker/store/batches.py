@@ -32,9 +32,11 @@ class BatchStore:
     async def find(self, query: BatchQuery) -> list[BatchRecord]:
         return await self._transactions.read(lambda connection: batch_rows.find(connection, query))
 
-    async def take_in(self, batch_id: str, records: Sequence[JobRecord], progress: Progress) -> bool:
+    async def take_in(
+        self, batch_id: str, records: Sequence[JobRecord], progress: Progress, *, held: bool = True
+    ) -> bool:
         return await self._transactions.write(
-            lambda connection: batch_lines.take_in(connection, batch_id, records, progress)
+            lambda connection: batch_lines.take_in(connection, batch_id, records, progress, held=held)
         )
 
     async def known_custom_ids(self, batch_id: str, custom_ids: Sequence[str]) -> set[str]:

@@ -73,6 +73,19 @@ async def test_no_line_comes_to_a_batch_that_is_not_validating(store: Database, 
     assert await store.jobs.find(JobQuery(batch_id="batch_1")) == []
 
 
+@pytest.mark.parametrize("held", [True, False])
+async def test_lines_that_are_held_wait_for_their_batch(store: Database, held: bool) -> None:
+    await store.batches.add(a_batch())
+    line = a_line()
+
+    await store.batches.take_in("batch_1", [line], Progress(1, 10), held=held)
+
+    validating = await store.jobs.head(line.job.tenant, line.job.provider, 10)
+    await store.batches.move("batch_1", BatchStatus.IN_PROGRESS, 0.0, expected=[BatchStatus.VALIDATING])
+    released = await store.jobs.head(line.job.tenant, line.job.provider, 10)
+    assert (len(validating), len(released)) == (0 if held else 1, 1)
+
+
 async def test_lines_are_taken_in_whole_or_not_at_all(store: Database) -> None:
     await store.batches.add(a_batch())
     refused = a_line(line=2, job=a_job("x", deadline=float("nan")))

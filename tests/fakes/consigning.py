@@ -52,7 +52,7 @@ class World:
         batch = await self.desk.batch(content, expires_at=self.clock.now() + window, **fields)
         self.batch_id = batch.id
         consigner = Consigner(self.backends.store, self.catalog, self.clock)
-        intake = BatchIntake(self.backends.store, self.catalog, self.clock, before_release=consigner.consign)
+        intake = BatchIntake(self.backends.store, self.catalog, self.clock, consigner=consigner)
         await intake.take_in(batch)
 
     async def round(self, *, after: float = 0.0) -> None:

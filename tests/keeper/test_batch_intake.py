@@ -20,6 +20,7 @@ from tests.fakes.batching import Desk, a_line, json_lines, memory_backends, simu
 from tests.fakes.clock import FakeClock
 from workers import batch_intake
 from workers.batch_intake import BatchIntake
+from workers.provider_batches.consigner import Consigner
 
 
 @dataclass
@@ -71,7 +72,7 @@ async def test_good_lines_become_queued_jobs_of_the_batchs_owner() -> None:
         assert orjson.loads(job.body) == a_line(1)["body"]
         assert (first.priority, first.batch_id) == (7, batch.id)
         assert first.weight >= 10
-        assert it.ready == ["ready"]
+        assert it.ready
 
 
 async def test_a_teams_lines_are_the_teams_in_the_fair_order() -> None:
@@ -166,33 +167,60 @@ async def test_a_batch_whose_file_is_gone_fails() -> None:
         assert after.errors[0]["code"] == "file_not_found"
 
 
+async def _die_halfway(it: Scene, intake: BatchIntake) -> BatchRecord:
+    """A batch of 500 lines, of which the intake has taken in 200."""
+    content = json_lines([a_line(number) for number in range(1, 501)])
+    batch = await it.batch(b"", input_file_id=await it.file(content, chunk=4_096))
+    taken = 0
+    really = it.backends.store.batches.take_in
+
+    async def take_in(*args: Any, **options: Any) -> bool:
+        nonlocal taken
+        taken += 1
+        if taken > 1:
+            raise Unavailable("the store went away")
+        return await really(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(it.backends.store.batches, "take_in", take_in)
+        await intake.round()
+    half = await it.batch_of(batch.id)
+    assert (half.status, half.total) == (BatchStatus.VALIDATING, 200)
+    return half
+
+
 async def test_an_intake_that_died_is_continued_where_it_was() -> None:
     async with scene() as it:
-        content = json_lines([a_line(number) for number in range(1, 501)])
-        batch = await it.batch(b"", input_file_id=await it.file(content, chunk=4_096))
-        dying = an_intake(it.backends, it.clock, [])
-        taken = 0
-        really = it.backends.store.batches.take_in
-
-        async def take_in(batch_id: str, records: list[JobRecord], progress: Progress) -> bool:
-            nonlocal taken
-            taken += 1
-            if taken > 1:
-                raise Unavailable("the store went away")
-            return await really(batch_id, records, progress)
-
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Unavailable):
-            patch.setattr(it.backends.store.batches, "take_in", take_in)
-            await dying.round()
-        half = await it.batch_of(batch.id)
-        assert (half.status, half.total) == (BatchStatus.VALIDATING, 200)
-        assert await it.queued(half) == []
+        half = await _die_halfway(it, an_intake(it.backends, it.clock, []))
 
         await it.intake.round()
 
-        whole = await it.batch_of(batch.id)
+        whole = await it.batch_of(half.id)
         assert (whole.status, whole.total, whole.failed) == (BatchStatus.IN_PROGRESS, 500, 0)
         assert [record.line for record in await it.queued(whole)] == list(range(1, 501))
+
+
+async def test_lines_may_run_while_the_rest_of_their_file_is_read() -> None:
+    async with scene() as it:
+        ready: list[str] = []
+
+        half = await _die_halfway(it, an_intake(it.backends, it.clock, ready))
+
+        assert [record.line for record in await it.queued(half)] == list(range(1, 201))
+        assert ready == ["ready"]
+
+
+async def test_no_line_runs_before_a_consigner_has_seen_all_that_may_go_to_a_providers_batch() -> None:
+    async with scene() as it:
+        (served,) = simulated_catalog().connections()
+        catalog = Catalog([replace(served, provider_batch=True)])
+        consigner = Consigner(it.backends.store, catalog, it.clock)
+
+        half = await _die_halfway(
+            it, BatchIntake(it.backends.store, simulated_catalog(), it.clock, consigner=consigner)
+        )
+
+        assert await it.queued(half) == []
 
 
 async def test_a_batch_that_is_cancelled_while_it_is_taken_in_takes_in_no_more() -> None:
@@ -214,10 +242,10 @@ async def test_a_line_that_the_store_refuses_is_a_bad_line_and_harms_no_other(mo
         batch = await it.batch(json_lines([a_line(1), a_line(2), a_line(3)]))
         really = it.backends.store.batches.take_in
 
-        async def take_in(batch_id: str, records: list[JobRecord], progress: Progress) -> bool:
+        async def take_in(batch_id: str, records: list[JobRecord], progress: Progress, *, held: bool) -> bool:
             if any(record.custom_id == "line-2" and record.state is JobState.QUEUED for record in records):
                 raise InvalidRequest("the database refused a row")
-            return await really(batch_id, records, progress)
+            return await really(batch_id, records, progress, held=held)
 
         monkeypatch.setattr(it.backends.store.batches, "take_in", take_in)
         await it.intake.round()

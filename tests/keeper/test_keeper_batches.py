@@ -1,7 +1,7 @@
 """Batches from the file to the output, all in one process: keeper, worker, memory seams, simulated model."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from broker.backends import Backends
 from broker.events.memory import MemoryEventLog
 from broker.queues.memory import MemoryQueue
-from broker.records import BatchRecord, BatchStatus
+from broker.records import BatchRecord, BatchStatus, JobRecord, Progress
 from shared.clock import SystemClock
 from shared.errors import Unavailable
 from shared.jobs import JobState
@@ -104,7 +104,8 @@ async def test_a_batch_that_is_cancelled_while_it_runs_keeps_what_is_done() -> N
         batch = await desk.batch(json_lines(lines))
 
         async def some_are_done() -> bool:
-            return (await desk.batch_of(batch.id)).completed > 50
+            now = await desk.batch_of(batch.id)
+            return now.status is BatchStatus.IN_PROGRESS and now.completed > 50
 
         await eventually(some_are_done)
         await backends.store.batches.move(
@@ -115,6 +116,35 @@ async def test_a_batch_that_is_cancelled_while_it_runs_keeps_what_is_done() -> N
         assert after.status is BatchStatus.CANCELLED
         assert after.completed + after.failed == 1000
         assert len(await desk.rows_of(after.output_file_id)) == after.completed
+
+
+async def test_a_batch_that_is_cancelled_while_its_file_is_read_keeps_what_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with memory_backends(CLOCK) as backends:
+        desk, batches = Desk(backends, CLOCK), backends.store.batches
+        reading_on = asyncio.Event()
+        really = batches.take_in
+
+        async def take_in(batch_id: str, records: Sequence[JobRecord], progress: Progress, *, held: bool) -> bool:
+            if progress.lines_read > 200:
+                await reading_on.wait()
+            return await really(batch_id, records, progress, held=held)
+
+        monkeypatch.setattr(batches, "take_in", take_in)
+        async with kept(surroundings(backends)), worked(backends):
+            batch = await desk.batch(json_lines([a_line(number) for number in range(1000)]))
+
+            async def what_was_read_is_done() -> bool:
+                return (await desk.batch_of(batch.id)).completed == 200
+
+            await eventually(what_was_read_is_done)
+            await batches.move(batch.id, BatchStatus.CANCELLING, CLOCK.now(), expected=[BatchStatus.VALIDATING])
+            reading_on.set()
+
+            (after,) = await ended(desk, batch)
+        assert (after.status, after.total, after.completed) == (BatchStatus.CANCELLED, 200, 200)
+        assert len(await desk.rows_of(after.output_file_id)) == 200
 
 
 async def test_the_next_process_goes_on_with_what_the_last_had_in_memory() -> None:

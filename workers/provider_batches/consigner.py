@@ -1,7 +1,8 @@
 """Which lines of a batch go to a provider's batch API, decided once, right before the batch's lines are released.
 
-That moment matters: a moment later the feeder would have put them on their lanes. And lines that come back from a
-provider find it passed, so that none goes there twice. Nothing is sent from here: `driver` does that.
+That moment matters: a moment later the feeder would have put them on their lanes, which is why no line of a batch that
+may go runs before all are in the store. And lines that come back from a provider find it passed, so that none goes
+there twice. Nothing is sent from here: `driver` does that.
 """
 
 from collections.abc import Iterable
@@ -44,12 +45,18 @@ class Consigner:
         self._catalog = catalog
         self._clock = clock
 
+    def interested(self, batch: BatchRecord) -> bool:
+        """Whether any line of the batch may go."""
+        return bool(self._providers()) and POLICY.has_slack(self._clock.now(), batch.expires_at)
+
     async def consign(self, batch: BatchRecord) -> None:
         """Take those of the batch's queued lines out of the queue that are to go. Raises `Unavailable`."""
-        if not POLICY.has_slack(self._clock.now(), batch.expires_at):
-            return
-        for provider in sorted({each.provider for each in self._catalog.connections() if each.provider_batch}):
-            await self._consign(batch, provider)
+        if self.interested(batch):
+            for provider in sorted(self._providers()):
+                await self._consign(batch, provider)
+
+    def _providers(self) -> set[str]:
+        return {each.provider for each in self._catalog.connections() if each.provider_batch}
 
     async def _consign(self, batch: BatchRecord, provider: str) -> None:
         limits = registry.limits(provider)
