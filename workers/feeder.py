@@ -28,6 +28,9 @@ _LAST_PUBLISH = 5.0  # seconds that a stopping process waits for confirms
 
 log = structlog.get_logger(__name__)
 
+_Steps = deque[tuple[LaneFeed, int, asyncio.Task[Dispatched]]]
+"""So many jobs of a lane that are on their way to the queue and back, oldest first."""
+
 
 class Feeder:
     """Run by one process at a time, the one that has the lease."""
@@ -49,7 +52,20 @@ class Feeder:
         self._unknown: set[str] = set()
 
     async def round(self) -> float:
-        """Fill up the lanes that have room. Returns the seconds until they may need more. Raises `Unavailable`."""
+        """Fill up the lanes that have room, for as long as that takes. Returns the seconds until they may need more.
+        Raises `Unavailable`."""
+        steps: _Steps = deque()
+        try:
+            while (pause := await self._look(steps)) <= 0 and self._lease.held:
+                pass
+            refused = await self._settle(steps, 0)
+            return IDLE if refused else pause
+        finally:
+            await _finish([step for _, _, step in steps])
+
+    async def _look(self, steps: _Steps) -> float:
+        """Fill the lanes for a while: other tenants may come meanwhile, and other lanes wait. Steps that are still on
+        their way go on beside the next look. Returns the seconds until then."""
         now = self._clock.monotonic()
         if not self._lanes or now - self._flows_at >= _FLOWS_AGE:
             self._sort(await self._jobs.flows())
@@ -62,7 +78,7 @@ class Feeder:
             self._reports_at = now
         lanes = [each for each in await self._queue.stats() if each.lane is Lane.BATCH and each.provider in self._lanes]
         self._complain(self._lanes.keys() - {lane.provider for lane in lanes})
-        return min([await self._feed(lane) for lane in lanes], default=IDLE)
+        return min([await self._feed(lane, steps) for lane in lanes], default=IDLE)
 
     def _sort(self, flows: Sequence[Flow]) -> None:
         tenants: dict[str, set[str]] = {}
@@ -75,7 +91,7 @@ class Feeder:
         for provider, names in tenants.items():
             self._lanes[provider].waiting(names)
 
-    async def _feed(self, stats: LaneStats) -> float:
+    async def _feed(self, stats: LaneStats, steps: _Steps) -> float:
         """Fill the lane up to what its pace says. Returns the seconds until the next look at it."""
         lane = self._lanes[stats.provider]
         id = lane_id(stats.provider, Lane.BATCH)
@@ -84,38 +100,41 @@ class Feeder:
         report = self._reports.get(id)
         rate = report.drain_rate if report else 0.0
         room = lane.pace.room(stats.depth, rate, stats.bound, self._clock.monotonic())
-        left, refused = await self._fill(lane, room)
+        coming = sum(jobs for each, jobs, _ in steps if each is lane)
+        left, refused = await self._fill(lane, room - coming, steps)
         if refused:
-            lane.forget()
             return IDLE
-        return 0.0 if left else lane.wait
+        return 0.0 if left > 0 else lane.wait
 
-    async def _fill(self, lane: LaneFeed, room: int) -> tuple[int, int]:
+    async def _fill(self, lane: LaneFeed, room: int, steps: _Steps) -> tuple[int, int]:
         """Release that many jobs, or all there are. While a step is on its way to the queue and back, the next one is
-        read and taken. Returns how many are left for want of time, for other tenants may have come meanwhile and other
-        lanes wait, and how many the queue refused."""
-        steps: deque[asyncio.Task[Dispatched]] = deque()
+        read and taken. Returns how many are left for want of time, and how many the queue refused."""
         refused = 0
         until = self._clock.monotonic() + _FLOWS_AGE
-        try:
-            while room > 0 and not refused and self._lease.held and self._clock.monotonic() < until:
-                chosen = await lane.choose(min(room, _CHUNK))
-                if not chosen:
-                    room = 0
-                    break
-                taken = await self._take(await self._admit(lane, chosen))
-                room -= len(taken)
-                steps.append(asyncio.create_task(self._publish(taken), name="publish"))
-                await lane.read_ahead()
-                if len(steps) == _STEPS:
-                    refused += self._note(lane, await asyncio.shield(steps[0]))
-                    steps.popleft()
-            while steps:
-                refused += self._note(lane, await asyncio.shield(steps[0]))
-                steps.popleft()
-        finally:
-            await _finish(steps)
+        while room > 0 and not refused and self._lease.held and self._clock.monotonic() < until:
+            chosen = await lane.choose(min(room, _CHUNK))
+            if not chosen:
+                return 0, refused
+            taken = await self._take(await self._admit(lane, chosen))
+            room -= len(taken)
+            steps.append((lane, len(taken), asyncio.create_task(self._publish(taken), name="publish")))
+            await lane.read_ahead()
+            refused += await self._settle(steps, _STEPS - 1)
         return room, refused
+
+    async def _settle(self, steps: _Steps, most: int) -> int:
+        """Wait until no more than `most` steps are under way. Returns how many jobs the queue refused."""
+        refused = 0
+        while len(steps) > most:
+            lane, _, step = steps[0]
+            done = await asyncio.shield(step)
+            steps.popleft()
+            lane.pace.put(done.confirmed)
+            metrics.LINES_RELEASED.labels(lane.provider).inc(done.confirmed)
+            if done.refused:
+                lane.forget()
+                refused += len(done.refused)
+        return refused
 
     async def _admit(self, lane: LaneFeed, chosen: Sequence[JobRecord]) -> list[JobRecord]:
         """Those that their keys let go now, as they should go."""
@@ -151,12 +170,6 @@ class Feeder:
     async def _give_back(self, records: Sequence[JobRecord]) -> None:
         if self._gate is not None:
             await self._gate.leave(records)
-
-    def _note(self, lane: LaneFeed, step: Dispatched) -> int:
-        """How many jobs the queue refused."""
-        lane.pace.put(step.confirmed)
-        metrics.LINES_RELEASED.labels(lane.provider).inc(step.confirmed)
-        return len(step.refused)
 
     def _complain(self, providers: Collection[str]) -> None:
         for provider in set(providers) - self._unknown:
