@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import AbstractChannel
 
 from broker.queues import rabbitmq_frames as frames
 from broker.queues.drain_rate import LaneMeter
@@ -23,6 +23,7 @@ from broker.queues.intake import Intake
 from broker.queues.lanes import LaneRotation
 from broker.queues.precedence import PrecedenceQueue
 from broker.queues.rabbitmq_dead import job_headers
+from broker.queues.rabbitmq_deliveries import Delivered, consume
 from broker.queues.rabbitmq_link import CLOSE_TIMEOUT, Link
 from shared.jobs import FIRST, Job, Lane
 from shared.lane_reports import lane_id
@@ -52,7 +53,7 @@ class LaneFeed:
     lane: Lane
     queues: Sequence[str]
     meter: LaneMeter
-    buffer: PrecedenceQueue[DeliveredMessage] = field(default_factory=PrecedenceQueue)
+    buffer: PrecedenceQueue[Delivered] = field(default_factory=PrecedenceQueue)
     consuming: bool = False
     handed_out: int = 0
     last_wait: float | None = None
@@ -146,7 +147,7 @@ class RabbitConsumer:
         return [feed for feed in self.feeds.values() if feed.provider == provider]
 
     async def _consume(self, channel: AbstractChannel, feed: LaneFeed) -> None:
-        async def arrived(message: DeliveredMessage) -> None:
+        def arrived(message: Delivered) -> None:
             if not feed.consuming:  # cancelled while it was on its way
                 self.requeue(message)
                 return
@@ -155,7 +156,7 @@ class RabbitConsumer:
 
         feed.consuming = True
         for name in feed.queues:
-            await channel.basic_consume(name, arrived, consumer_tag=name)
+            await consume(channel, name, arrived)
 
     async def _cancel(self, feed: LaneFeed) -> None:
         async with self._changing:
@@ -194,10 +195,10 @@ class RabbitConsumer:
         stopped = self._stopped or self.intake.paused(feed.provider, feed.lane)
         return not (stopped or self.intake.held(feed.provider, feed.lane))
 
-    def requeue(self, message: DeliveredMessage) -> None:
+    def requeue(self, message: Delivered) -> None:
         channel: Any = message.channel
         if not channel.is_closed:
-            channel.connection.post(frames.requeue(message.delivery_tag or 0, channel.number))
+            channel.connection.post(frames.requeue(message.delivery_tag, channel.number))
 
     # Jobs.
 
@@ -212,7 +213,7 @@ class RabbitConsumer:
         if message.channel.is_closed:  # of a lost connection: it comes again
             self.intake.settled(lane)
             return None
-        headers = job_headers(message.header.properties.headers or {})
+        headers = job_headers(message)
         try:
             job = Job.from_wire(headers, message.body)
         except (ValueError, KeyError, TypeError) as exc:
@@ -225,14 +226,14 @@ class RabbitConsumer:
         feed.last_wait = max(time.time() - job.published_at, 0.0)
         return RabbitDelivery(self, self._queue, feed, job, message)
 
-    def _acknowledge_if(self, buried: "asyncio.Future[None]", message: DeliveredMessage) -> None:
+    def _acknowledge_if(self, buried: "asyncio.Future[None]", message: Delivered) -> None:
         if not buried.cancelled() and buried.exception() is None:
             self.acknowledge(message)
 
-    def acknowledge(self, message: DeliveredMessage) -> None:
+    def acknowledge(self, message: Delivered) -> None:
         channel: Any = message.channel
         if not channel.is_closed:
-            channel.connection.post(frames.ack(message.delivery_tag or 0, channel.number))
+            channel.connection.post(frames.ack(message.delivery_tag, channel.number))
 
     def settled(self, feed: LaneFeed) -> None:
         feed.handed_out -= 1
@@ -241,11 +242,9 @@ class RabbitConsumer:
 
 
 class RabbitDelivery:
-    def __init__(
-        self, consumer: RabbitConsumer, queue: Exchange, feed: LaneFeed, job: Job, message: DeliveredMessage
-    ) -> None:
+    def __init__(self, consumer: RabbitConsumer, queue: Exchange, feed: LaneFeed, job: Job, message: Delivered) -> None:
         self.job = job
-        self.redelivered = bool(message.redelivered)
+        self.redelivered = message.redelivered
         self._consumer = consumer
         self._queue = queue
         self._feed = feed
@@ -259,7 +258,7 @@ class RabbitDelivery:
     async def dead(self, reason: str) -> None:
         self._begin()
         if not self._message.channel.is_closed:
-            headers = job_headers(self._message.header.properties.headers or {})
+            headers = job_headers(self._message)
             await self._published(self._queue.bury(self.job.provider, headers, self._message.body, reason))
         self._finish()
 
@@ -281,8 +280,8 @@ class RabbitDelivery:
         self._consumer.settled(self._feed)
 
 
-def _precedence(feed: LaneFeed, message: DeliveredMessage) -> int:
+def _precedence(feed: LaneFeed, message: Delivered) -> int:
     if feed.lane is Lane.BATCH:  # in order already
         return FIRST
-    priority = message.header.properties.priority
+    priority = frames.priority_of(message.header)
     return FIRST if priority is None else min(priority, FIRST)  # without one it is not from us: out of the way with it

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from aiormq.abc import DeliveredMessage
 
+from broker.queues import rabbitmq_frames as frames
+from broker.queues.rabbitmq_deliveries import Delivered
 from broker.queues.rabbitmq_reader import Reading
 from broker.queues.rabbitmq_topology import DELIVERY_LIMIT
 from broker.records import DeadLetter
@@ -23,17 +24,17 @@ _LONGEST_REASON = 500
 
 
 class RabbitDeadLetter(Reading):
-    def __init__(self, message: DeliveredMessage, letter: DeadLetter, abandoned: bool) -> None:
+    def __init__(self, message: Delivered, letter: DeadLetter, abandoned: bool) -> None:
         super().__init__(message)
         self.letter = letter
         self.abandoned = abandoned
 
 
-def read_dead_letter(message: DeliveredMessage) -> RabbitDeadLetter:
+def read_dead_letter(message: Delivered) -> RabbitDeadLetter:
     """Whatever lies in a dead-letter queue is a letter."""
-    properties = message.header.properties
+    properties = message.properties
     headers: Mapping[str, Any] = properties.headers or {}
-    meta = job_headers(headers)
+    meta = job_headers(message)
     reason = headers.get(REASON)
     letter = DeadLetter(
         job_id=_job_id(meta, message.body),
@@ -46,9 +47,12 @@ def read_dead_letter(message: DeliveredMessage) -> RabbitDeadLetter:
     return RabbitDeadLetter(message, letter, abandoned=reason is None or not _readable(meta, message.body))
 
 
-def job_headers(headers: Mapping[str, Any]) -> bytes:
-    """`Job.headers()` as a message carries them."""
-    value: Any = headers.get("headrace", b"")
+def job_headers(message: Delivered) -> bytes:
+    """`Job.headers()` as a message carries them; empty when it has none."""
+    found = frames.text_header(message.header, b"headrace")
+    if found is not None:
+        return found
+    value: Any = (message.properties.headers or {}).get("headrace", b"")
     return value.encode() if isinstance(value, str) else bytes(value)
 
 

@@ -4,13 +4,14 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import aiormq
 import structlog
 from aiormq.abc import AbstractChannel, AbstractConnection
 from yarl import URL
 
+from broker.queues.rabbitmq_deliveries import Deliveries, intercept
 from shared.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -37,9 +38,12 @@ class _Transports(aiormq.TransportFactory):
     def __init__(self, library: aiormq.TransportFactory) -> None:
         self._library = library
         self.writer: asyncio.StreamWriter | None = None
+        self.deliveries: Deliveries
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, self.writer = await self._library.create(url, **kwargs)
+        # Before another await: no byte has come yet.
+        self.deliveries = intercept(cast(asyncio.Transport, self.writer.transport))
         return reader, self.writer
 
 
@@ -52,6 +56,10 @@ class _Connection(aiormq.Connection):
         super().__init__(url)
         self._transport_factory = self._transports = _Transports(self._transport_factory)
         self._unwritten: list[bytes] = []
+
+    @property
+    def deliveries(self) -> Deliveries:
+        return self._transports.deliveries
 
     def post(self, frames: bytes) -> None:
         """Write whole frames. What one turn of the event loop brings leaves together, a few at a time: a write to a

@@ -1,22 +1,22 @@
 """The recorder's side of the outcomes queue on RabbitMQ."""
 
 import structlog
-from aiormq.abc import DeliveredMessage
 
 from broker.queues.outcome_wire import Recorded, decode
+from broker.queues.rabbitmq_deliveries import Delivered
 from broker.queues.rabbitmq_reader import Reading
 
 log = structlog.get_logger(__name__)
 
 
 class RabbitOutcomes(Reading):
-    def __init__(self, message: DeliveredMessage, recorded: Recorded) -> None:
+    def __init__(self, message: Delivered, recorded: Recorded) -> None:
         super().__init__(message)
         self.outcomes = recorded.outcomes
         self.endings = recorded.endings
 
 
-def read_outcomes(message: DeliveredMessage) -> RabbitOutcomes | None:
+def read_outcomes(message: Delivered) -> RabbitOutcomes | None:
     try:
         return RabbitOutcomes(message, decode(message.body))
     except (ValueError, KeyError, TypeError) as exc:

@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import AbstractChannel
 
 from broker.queues import rabbitmq_frames as frames
+from broker.queues.rabbitmq_deliveries import Delivered, consume
 from broker.queues.rabbitmq_link import Link
 
 Item = TypeVar("Item")
@@ -17,12 +18,12 @@ class Reader(Generic[Item]):
     """Iterates over messages as `read` makes them of what the server delivers; None of it leaves a message out. At
     most `prefetch` are unacked, divided between the queues (at least one each)."""
 
-    def __init__(self, queues: Sequence[str], prefetch: int, read: Callable[[DeliveredMessage], Item | None]) -> None:
+    def __init__(self, queues: Sequence[str], prefetch: int, read: Callable[[Delivered], Item | None]) -> None:
         self.link: Link
         self._queues = list(queues)
         self._prefetch = prefetch
         self._read = read
-        self._arrived: deque[DeliveredMessage] = deque()  # the server sends no more than the prefetch
+        self._arrived: deque[Delivered] = deque()  # the server sends no more than the prefetch
         self._something = asyncio.Event()
         self._consuming = asyncio.Lock()  # a queue is added before the consumers are made, or after
 
@@ -65,9 +66,9 @@ class Reader(Generic[Item]):
             return
         await channel.basic_qos(prefetch_count=max(self._prefetch // len(self._queues), 1))
         for queue in queues:
-            await channel.basic_consume(queue, self._deliver, consumer_tag=queue)
+            await consume(channel, queue, self._deliver)
 
-    async def _deliver(self, message: DeliveredMessage) -> None:
+    def _deliver(self, message: Delivered) -> None:
         self._arrived.append(message)
         self._something.set()
 
@@ -75,7 +76,7 @@ class Reader(Generic[Item]):
 class Reading:
     """A message in its reader's hands."""
 
-    def __init__(self, message: DeliveredMessage) -> None:
+    def __init__(self, message: Delivered) -> None:
         self._message = message
         self._acked = False
 
@@ -83,4 +84,4 @@ class Reading:
         channel: Any = self._message.channel
         if not channel.is_closed and not self._acked:
             self._acked = True
-            channel.connection.post(frames.ack(self._message.delivery_tag or 0, channel.number))
+            channel.connection.post(frames.ack(self._message.delivery_tag, channel.number))

@@ -95,3 +95,37 @@ def test_requeue_is_a_nack_of_one_delivery() -> None:
 def test_routing_key_over_255_bytes_is_refused() -> None:
     with pytest.raises(ValueError, match="range"):
         frames.publish(message(routing_key="k" * 256), 7, 4096)
+
+
+@pytest.mark.parametrize("priority", [None, 0, 3])
+@pytest.mark.parametrize("expiration_ms", [None, 1500])
+def test_what_we_pack_we_read(priority: int | None, expiration_ms: int | None) -> None:
+    packed = frames.publish(message(priority=priority, expiration_ms=expiration_ms), 7, 131_072)
+    end = frames.end_of(packed, 0)
+    assert end is not None
+    header = frames.payload(packed, end, frames.end_of(packed, end) or 0)
+
+    assert frames.channel_of(packed, 0) == 7
+    assert frames.body_size(header) == 7
+    assert frames.priority_of(header) == priority
+    assert frames.text_header(header, b"headrace") == '{"é":1}'.encode()
+    assert frames.text_header(header, b"x-headrace-reason") == b"bad"
+    assert frames.text_header(header, b"missing") is None
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"priority": 5}, {"content_encoding": "gzip", "delivery_mode": 2, "priority": 1}]
+)
+def test_a_foreign_header_is_read(given: dict[str, Any]) -> None:
+    header = ContentHeader(body_size=9, properties=commands.Basic.Properties(**given)).marshal()
+
+    assert frames.body_size(header) == 9
+    assert frames.priority_of(header) == given.get("priority")
+    assert frames.text_header(header, b"headrace") is None
+
+
+def test_headers_behind_one_that_is_no_string_are_not_looked_for() -> None:
+    table: Any = {"a": 1, "headrace": "{}"}
+    header = ContentHeader(body_size=0, properties=commands.Basic.Properties(headers=table)).marshal()
+
+    assert frames.text_header(header, b"headrace") is None
