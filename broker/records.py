@@ -147,6 +147,16 @@ class Flow:
     jobs: int
 
 
+@value(frozen=True, slots=True)
+class EndedLine:
+    """A line of a batch as its output tells it."""
+
+    custom_id: str
+    line: int
+    """Its number in the input file, from 1."""
+    ending: Ending
+
+
 # --- Files ----------------------------------------------------------------------------------------------------------
 
 

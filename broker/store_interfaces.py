@@ -14,6 +14,7 @@ from broker.records import (
     BatchStatus,
     DailySpend,
     DeadLetter,
+    EndedLine,
     FileRecord,
     Flow,
     JobQuery,
@@ -187,9 +188,8 @@ class Batches(Protocol):
         """Ids of lines that are dispatching or dispatched, in line order."""
         ...
 
-    def endings(self, batch_id: str, *, completed: bool) -> AsyncIterator[list[JobRecord]]:
-        """Pages of its finished lines in line order, without request bodies and with answers: the completed ones, or
-        all others. Constant memory."""
+    def endings(self, batch_id: str, *, completed: bool) -> AsyncIterator[list[EndedLine]]:
+        """Pages of its finished lines in line order: the completed ones, or all others. Constant memory."""
         ...
 
     async def purge(self, now: float, older_than: float, limit: int) -> int:

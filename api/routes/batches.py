@@ -179,8 +179,7 @@ async def _lines(request: Request, record: BatchRecord, file_id: str, *, complet
 async def _output_lines(batches: Batches, batch_id: str, completed: bool) -> AsyncIterator[bytes]:
     async for page in batches.endings(batch_id, completed=completed):
         for each in page:
-            if each.ending is not None:
-                yield output_line(each.custom_id, each.line, each.ending)
+            yield output_line(each.custom_id, each.line, each.ending)
 
 
 async def _input_file(context: Context, caller: Principal, order: BatchRequest, now: float) -> str:

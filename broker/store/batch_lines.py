@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from broker.records import BatchStatus, JobRecord, Progress
+from broker.records import BatchStatus, EndedLine, JobRecord, Progress
 from broker.store import endings as job_endings
 from broker.store import job_rows
 from broker.store.bulk import among, clean, json_bytes
@@ -137,16 +137,16 @@ async def some(connection: AsyncConnection, batch_id: str, job_ids: Sequence[str
     return await job_rows.records(connection, statement)
 
 
-async def endings(connection: AsyncConnection, batch_id: str, completed: bool, after_line: int) -> list[JobRecord]:
+async def endings(connection: AsyncConnection, batch_id: str, completed: bool, after_line: int) -> list[EndedLine]:
     """A page of at most `_PAGE` lines and about `_PAGE_BYTES` bytes."""
     states = (JobState.COMPLETED,) if completed else _FAILED
     last = await _last_of_page(connection, batch_id, states, after_line)
     if last is None:
         return []
-    statement = job_rows.select(answer=True).where(
-        sa.text(LINE), jobs.c.batch_id == batch_id, jobs.c.state.in_(states), jobs.c.line.between(after_line + 1, last)
-    )
-    return await job_rows.records(connection, statement.order_by(jobs.c.line))
+    return await job_rows.ended_lines(
+        connection,
+        sa.text(LINE), jobs.c.batch_id == batch_id, jobs.c.state.in_(states), jobs.c.line.between(after_line + 1, last),
+    )  # fmt: skip
 
 
 async def _last_of_page(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from broker.records import BatchQuery, BatchRecord, BatchStatus, JobRecord, Progress, ProviderBatch
+from broker.records import BatchQuery, BatchRecord, BatchStatus, EndedLine, JobRecord, Progress, ProviderBatch
 from broker.store import batch_lines, batch_rows, provider_batches
 from broker.store.transactions import Transactions
 from shared.jobs import JobState
@@ -69,13 +69,13 @@ class BatchStore:
             lambda connection: batch_lines.dispatched(connection, batch_id, after_line, limit)
         )
 
-    async def endings(self, batch_id: str, *, completed: bool) -> AsyncIterator[list[JobRecord]]:
+    async def endings(self, batch_id: str, *, completed: bool) -> AsyncIterator[list[EndedLine]]:
         line = 0
         while page := await self._page_of_endings(batch_id, completed, line):
             yield page
             line = page[-1].line
 
-    async def _page_of_endings(self, batch_id: str, completed: bool, after_line: int) -> list[JobRecord]:
+    async def _page_of_endings(self, batch_id: str, completed: bool, after_line: int) -> list[EndedLine]:
         # A transaction a page: one over all would hold a connection for as long as the reader takes.
         return await self._transactions.read(
             lambda connection: batch_lines.endings(connection, batch_id, completed, after_line)

@@ -7,7 +7,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from broker.records import JobRecord
+from broker.records import EndedLine, JobRecord
 from broker.store import bulk
 from broker.store.job_tables import MAX_TAGS, job_requests, jobs
 from broker.store.tables import TEXT_LENGTH, URL_LENGTH
@@ -179,20 +179,34 @@ async def records(connection: AsyncConnection, statement: sa.Select[Any]) -> lis
     return [_record(row) for row in await connection.execute(statement)]
 
 
+async def ended_lines(connection: AsyncConnection, *conditions: Condition) -> list[EndedLine]:
+    """In line order, with their answers."""
+    columns = (job_requests.c.custom_id, jobs.c.line, jobs.c.id, jobs.c.state, *_ENDING, jobs.c.answer)
+    statement = sa.select(*columns).select_from(jobs.join(job_requests, jobs.c.id == job_requests.c.id))
+    rows = await connection.execute(statement.where(*conditions).order_by(jobs.c.line))
+    return [EndedLine(custom_id, line, _ending(values)) for custom_id, line, *values in rows]
+
+
 def _record(row: sa.Row[Any]) -> JobRecord:
     # By position: to look every column up by its name would cost as much as all the rest.
-    headers, state, *fields, expires_at, finished_at, attempts, error, served, cost, body, answer = tuple(row)
+    headers, state, *others, body, answer = tuple(row)
+    fields, expires_at, end = others[: len(_FIELDS)], others[len(_FIELDS)], others[len(_FIELDS) + 1 :]
     job = Job.from_wire(headers, body or b"")
-    ending = None
-    if finished_at is not None:
-        ending = Ending(
-            job_id=job.id,
-            state=_STATES[state],
-            finished_at=finished_at,
-            attempts=attempts,
-            answer=answer or b"",
-            error=None if error is None else orjson.loads(error),
-            served=None if served is None else orjson.loads(served),
-            cost=cost,
-        )
+    finished_at = end[0]
+    ending = None if finished_at is None else _ending((job.id, state, *end, answer))
     return JobRecord(job, _STATES[state], *(*fields, ending, expires_at))
+
+
+def _ending(values: Sequence[Any]) -> Ending:
+    """Of the job's id and state, `_ENDING` and the answer."""
+    job_id, state, finished_at, attempts, error, served, cost, answer = values
+    return Ending(
+        job_id=job_id,
+        state=_STATES[state],
+        finished_at=finished_at,
+        attempts=attempts,
+        answer=answer or b"",
+        error=None if error is None else orjson.loads(error),
+        served=None if served is None else orjson.loads(served),
+        cost=cost,
+    )

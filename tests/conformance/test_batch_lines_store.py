@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from broker.records import BatchStatus, Flow, JobQuery, JobRecord, Progress
+from broker.records import BatchStatus, EndedLine, Flow, JobQuery, Progress
 from broker.store import batch_lines
 from broker.store.database import Database
 from shared.errors import InvalidRequest
@@ -303,7 +303,7 @@ async def test_lines_are_no_jobs_of_their_own(store: Database) -> None:
 # --- Reading out ------------------------------------------------------------------------------------------------------
 
 
-async def read_out(store: Database, *, completed: bool) -> list[list[JobRecord]]:
+async def read_out(store: Database, *, completed: bool) -> list[list[EndedLine]]:
     return [page async for page in store.batches.endings("batch_1", completed=completed)]
 
 
@@ -319,7 +319,7 @@ async def test_finished_lines_are_read_out_in_line_order(store: Database, monkey
     assert [[line.line for line in page] for page in completed] == [[2, 3], [4, 5], [6]]
     assert [[line.line for line in page] for page in failed] == [[1, 7], [8]]
     assert [line.ending for page in completed for line in page] == endings
-    assert all(line.job.body == b"" for page in completed for line in page)
+    assert [line.custom_id for page in completed for line in page] == [f"request-{number}" for number in range(2, 7)]
 
 
 async def test_a_page_of_large_answers_has_few_lines(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:

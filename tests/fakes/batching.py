@@ -13,7 +13,7 @@ from broker.backends import Backends
 from broker.events.memory import MemoryEventLog
 from broker.limits.memory import MemoryLimiter
 from broker.queues.memory import MemoryQueue
-from broker.records import BatchRecord, BatchStatus, FileRecord, JobRecord, KeyRecord
+from broker.records import BatchRecord, BatchStatus, EndedLine, FileRecord, JobRecord, KeyRecord
 from broker.store.database import connect
 from shared.catalog import Catalog, Deployment
 from shared.clock import Clock
@@ -92,7 +92,7 @@ class Desk:
         assert record is not None
         return record
 
-    async def lines_of(self, batch_id: str, *, completed: bool = False) -> list[JobRecord]:
+    async def lines_of(self, batch_id: str, *, completed: bool = False) -> list[EndedLine]:
         """Finished lines: the completed ones or all others."""
         endings = self.backends.store.batches.endings(batch_id, completed=completed)
         return [record async for page in endings for record in page]

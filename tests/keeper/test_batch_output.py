@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.records import BatchQuery, BatchRecord, BatchStatus
+from broker.records import BatchRecord, BatchStatus
 from shared.errors import InvalidRequest, Unavailable
 from shared.jobs import Ending, JobState
 from tests.fakes.accounts import NotedAccounts
@@ -283,19 +283,16 @@ async def test_looks_are_rarer_while_no_batch_is_unfinished_and_most_frequent_wh
         assert await it.output.round() == batch_output.SOON
 
 
-async def test_a_look_that_took_long_does_not_keep_batches_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("per_batch", "pause"), [(0.4, 0.8), (60.0, batch_output.LONGEST)])
+async def test_looks_are_rarer_with_many_batches(
+    monkeypatch: pytest.MonkeyPatch, per_batch: float, pause: float
+) -> None:
+    monkeypatch.setattr(batch_output, "PER_BATCH", per_batch)
     async with scene() as it:
         await it.running(1)
-        batches = type(it.backends.store.batches)
-        find = batches.find
+        await it.running(1)
 
-        async def slow(self: Any, query: BatchQuery) -> list[BatchRecord]:
-            it.clock.advance(3.5)
-            return await find(self, query)
-
-        monkeypatch.setattr(batches, "find", slow)
-
-        assert await it.output.round() == batch_output.LONGEST
+        assert await it.output.round() == pause
 
 
 async def test_lines_that_are_ended_while_they_run_give_back_what_they_hold() -> None:
