@@ -7,8 +7,9 @@ newcomer cannot avoid. Workers take their fill beforehand (a prefetch of 256, sa
 of what they hold.
 
 A lane that was emptied between two looks drains faster than anybody can tell, because it was the feeder that kept it
-short. Then what stands ready is doubled until the lane is no longer found empty, and halved when it is too much: so
-workers are filled up within half a second of an idle time, and a slow feeder releases more at a time.
+short. Then what stands ready is doubled until the lane is no longer found empty, and halved when it is too much, and
+the next look comes sooner: so workers are filled up within a quarter of a second of an idle time, and a slow feeder
+releases more at a time.
 """
 
 import math
@@ -17,7 +18,8 @@ WINDOW = 0.25  # seconds of the lane's drain rate that should stand ready
 FEWEST = 32  # jobs ready in any case: a slow lane's rate is known only roughly
 MOST = 2_000
 
-SHORTEST_WAIT = 0.05  # seconds between two looks at a lane that drains
+HURRY = 0.02  # seconds between two looks at a lane that was emptied
+SHORTEST_WAIT = 0.05  # at one that drains
 LONGEST_WAIT = 0.5
 
 _TIME_CONSTANT = 0.5  # seconds; workers report an average over 30, too slow to start with
@@ -41,14 +43,19 @@ class Pace:
         drained = max(self._stood - depth, 0)
         self._learn(drained, now)
         most = max(min(MOST, bound // 2), 1)  # the rest of the lane is for jobs that come without a feeder
-        if self._stood and depth <= self._stood * _EMPTY:
+        emptied = self._stood > 0 and depth <= self._stood * _EMPTY
+        if emptied:
             self._boost = min(self._stood * 2, most)
         elif depth > self._boost / 2:
             self._boost //= 2
         self._stood = depth
         target = min(max(self._wanted(reported_rate), self._boost), most)
-        busy = depth == 0 or drained >= target / 4
-        self._wait = SHORTEST_WAIT if busy else min(self._wait * 2, LONGEST_WAIT)
+        if emptied:
+            self._wait = HURRY
+        elif depth == 0 or drained >= target / 4:
+            self._wait = SHORTEST_WAIT
+        else:
+            self._wait = min(max(self._wait, SHORTEST_WAIT) * 2, LONGEST_WAIT)
         return target - depth if depth <= target * _LOW_WATER else 0
 
     def put(self, jobs: int) -> None:

@@ -77,9 +77,17 @@ def test_a_lane_that_starts_to_drain_is_looked_at_often_again() -> None:
     for tick in range(1, 6):
         lane.room(32, 0.0, 10_000, float(tick))
 
-    lane.room(0, 0.0, 10_000, 6.0)
-
+    lane.room(20, 0.0, 10_000, 6.0)
     assert lane.wait == pace.SHORTEST_WAIT
+
+
+def test_a_lane_that_was_emptied_is_looked_at_soonest() -> None:
+    lane = Pace()
+    lane.put(lane.room(0, 0.0, 10_000, 0.0))
+
+    lane.room(0, 0.0, 10_000, 1.0)
+
+    assert lane.wait == pace.HURRY
 
 
 def test_a_slow_feeder_is_not_what_keeps_a_fast_lane_short() -> None:
