@@ -29,7 +29,7 @@ from benchmarks.batch import quiet, report
 from benchmarks.batch.contenders import Celery, Contender, Headrace, Script
 from benchmarks.systems import ROOT, Stage, System
 
-CONTENDERS = ("headrace", "celery-gevent", "celery-threads", "script")
+CONTENDERS = ("headrace", "script", "celery-threads", "celery-gevent")
 QUESTIONS = ("rate", "start", "memory", "quiet")
 _PROGRAM = "benchmarks.batch"
 
@@ -114,8 +114,7 @@ async def _contenders(
     for each in chosen:
         stack.push_async_callback(each.stop)
         await each.start()
-    first = number % len(chosen)
-    return [*chosen[first:], *chosen[:first]]
+    return chosen if number % 2 == 0 else chosen[::-1]
 
 
 async def _rates(contenders: list[Contender], lines: int, results: report.Results) -> None:

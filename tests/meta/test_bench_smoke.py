@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from benchmarks import targets, upstream
+from benchmarks.batch.report import Results
 from benchmarks.load import ClosedLoop, OpenLoop, Target
 
 
@@ -75,3 +76,13 @@ def test_a_goal_is_a_ratio_to_the_peer() -> None:
     assert goal.met(50)
     assert not goal.met(24.9)
     assert goal.reached({"chat": {"embedded": {"rate": 2500.0}}}) is None
+
+
+def test_rates_of_a_batch_are_compared_run_by_run() -> None:
+    rates = {"headrace": [20.0, 5.0, 40.0], "script": [10.0, 10.0, 10.0], "celery-threads": [5.0, 1.0, 4.0]}
+    rates["celery-gevent"] = [1.0, 5.0, 2.0]
+    results = Results(3, "5", {name: [{"rate": rate} for rate in each] for name, each in rates.items()})
+
+    assert results.times(["script"]) == 2.0
+    assert results.times(["celery-threads", "celery-gevent"]) == 4.0
+    assert results.times(["nobody"]) == 0.0
