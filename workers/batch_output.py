@@ -22,9 +22,7 @@ IDLE = 1.0  # seconds between looks while no batch is unfinished
 BUSY = 0.5
 SOON = 0.1  # while a batch has few lines left: its author waits for nothing else
 _FEW = 1_000  # lines
-PER_BATCH = (
-    0.005  # seconds for each unfinished batch, twenty times what a look at it costs: with thousands they are rarer
-)
+PER_BATCH = 0.005  # for each unfinished batch, twenty times what a look at it costs: with thousands looks are rarer
 LONGEST = 5.0
 _PAGE = 100
 _FILE_CHUNK = 512 * 1024  # bytes

@@ -22,6 +22,9 @@ _CONTENT = struct.Struct("!HHQH")  # class, weight, body size, property flags
 _TAG = struct.Struct("!QB")  # delivery tag, redelivered
 _LONG = struct.Struct("!I")
 _FRAME_HEAD, _FRAME_OVERHEAD = 7, 8  # bytes before a payload, and around it
+_LONGEST_FRAME = (
+    256 * 1024 * 1024
+)  # bytes; twice RabbitMQ's largest message, which is as long as a frame may need to be
 _FIRST_PROPERTY = 14  # where it begins in a content header
 
 # Properties in the order in which they are written, 4.2.6.1: the first has the highest bit.
@@ -85,9 +88,10 @@ def end_of(data: bytes, at: int) -> int | None:
     """Where the frame that begins at `at` ends; None while it is not all there, `NO_FRAME` when it is none."""
     if len(data) - at < _FRAME_HEAD:
         return NO_FRAME if data[at : at + 1] == b"A" else None  # "AMQP...": the server wants another version, 4.2.2
-    end: int = at + _FRAME_OVERHEAD + _FRAME.unpack_from(data, at)[2]
-    if data[at] not in (METHOD, HEADER, BODY, HEARTBEAT[0]):
+    size: int = _FRAME.unpack_from(data, at)[2]
+    if data[at] not in (METHOD, HEADER, BODY, HEARTBEAT[0]) or size > _LONGEST_FRAME:
         return NO_FRAME
+    end = at + _FRAME_OVERHEAD + size
     if len(data) < end:
         return None
     return end if data[end - 1] == _END[0] else NO_FRAME

@@ -189,11 +189,11 @@ async def ended_lines(connection: AsyncConnection, *conditions: Condition) -> li
 
 def _record(row: sa.Row[Any]) -> JobRecord:
     # By position: to look every column up by its name would cost as much as all the rest.
-    headers, state, *others, body, answer = tuple(row)
-    fields, expires_at, end = others[: len(_FIELDS)], others[len(_FIELDS)], others[len(_FIELDS) + 1 :]
+    headers, state, *fields, expires_at, finished_at, attempts, error, served, cost, body, answer = tuple(row)
     job = Job.from_wire(headers, body or b"")
-    finished_at = end[0]
-    ending = None if finished_at is None else _ending((job.id, state, *end, answer))
+    ending = None
+    if finished_at is not None:
+        ending = _ending((job.id, state, finished_at, attempts, error, served, cost, answer))
     return JobRecord(job, _STATES[state], *(*fields, ending, expires_at))
 
 

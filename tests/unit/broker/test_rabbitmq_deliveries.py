@@ -135,7 +135,13 @@ def test_properties_that_the_fast_way_does_not_know_are_there_all_the_same() -> 
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"AMQP\x00\x00\x09\x01", b"AMQ", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x01\x00\x01\x00\x00\x00\x01xx" + b"more"],
+    [
+        b"AMQP\x00\x00\x09\x01",
+        b"AMQ",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x01\x00\x01\x00\x00\x00\x01xx" + b"more",  # does not end where it says
+        b"\x01\x00\x01\xff\xff\xff\xff",  # is four gigabytes long
+    ],
 )
 def test_what_is_no_frame_is_the_librarys_to_complain_about(garbage: bytes) -> None:
     heartbeat = marshalled(Heartbeat(), 0)
