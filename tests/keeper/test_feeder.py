@@ -10,11 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.backends import Backends
-from broker.interfaces import JobQueue
+from broker.interfaces import JobQueue, LaneStats
 from shared.errors import Unavailable
 from shared.jobs import CLAIM_CHECK_BYTES, Ending, Job, JobState, Lane, Leg
 from tests.fakes.batching import a_job, a_record, memory_backends
 from tests.fakes.clock import FakeClock
+from workers import pace
 from workers.feeder import IDLE, Feeder
 from workers.lease import Lease
 
@@ -203,6 +204,56 @@ async def test_jobs_that_the_queue_refuses_wait_again_and_come_back_as_suspects(
         again = await it.take()
         assert await it.states(ids) == {"dispatched": 10}
         assert [job.suspect for job in again] == [True] * 6
+
+
+class Slow:
+    """A queue that confirms nothing, nor has anything, until it is let go. Publishing takes time."""
+
+    def __init__(self, queue: JobQueue, clock: FakeClock) -> None:
+        self._queue = queue
+        self._clock = clock
+        self.held: list[tuple[Job, asyncio.Future[None]]] = []
+        self.looks = 0
+
+    def publish(self, job: Job, *, delay: float = 0.0) -> "asyncio.Future[None]":
+        self._clock.advance(0.002)
+        confirm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.held.append((job, confirm))
+        return confirm
+
+    async def stats(self) -> Sequence[LaneStats]:
+        self.looks += 1
+        return await self._queue.stats()
+
+    async def let_go(self) -> None:
+        for job, confirm in self.held:
+            await self._queue.publish(job)
+            confirm.set_result(None)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._queue, name)
+
+
+async def test_the_next_look_does_not_wait_for_confirms_and_counts_what_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pace, "FEWEST", 300)
+    async with scene() as it:
+        ids = await it.queue("alice", 400)
+        slow = Slow(it.backends.queue, it.clock)
+        feeder = Feeder(replace(it.backends, queue=slow), it.clock, it.lease)  # type: ignore[arg-type]
+
+        filling = asyncio.create_task(feeder.round())
+        async with asyncio.timeout(30):
+            while len(slow.held) < 300:
+                await asyncio.sleep(0.01)
+        looks = slow.looks
+        await slow.let_go()
+        await filling
+
+        assert looks == 2
+        assert len(slow.held) == 300
+        assert await it.states(ids) == {"dispatched": 300, "queued": 100}
 
 
 async def test_a_job_that_ended_after_it_was_read_is_not_released() -> None:
